@@ -1,0 +1,20 @@
+"""The mathematics of update vectors: layouts, tokens, gauge. No language model, no Hugging Face library."""
+
+from gradtx_hf.updates.codec import decode_update, encode_update
+from gradtx_hf.updates.gauge import Alignment, align_adapter
+from gradtx_hf.updates.layout import TOKEN_KINDS, Block, BlockLayout, TensorSlot
+from gradtx_hf.updates.vector import UpdateVector, mean_update
+
+
+__all__ = [
+    "TOKEN_KINDS",
+    "Alignment",
+    "Block",
+    "BlockLayout",
+    "TensorSlot",
+    "UpdateVector",
+    "align_adapter",
+    "decode_update",
+    "encode_update",
+    "mean_update",
+]
