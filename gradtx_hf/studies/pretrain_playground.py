@@ -59,7 +59,7 @@ class Recipe:
 
 # Weights start near 1/sqrt(hidden_size): with the usual 0.02 models this small do not learn the rules.
 RECIPES = {
-    "source": Recipe(40, 112, 3, 0.12, (Stage(1500, 256, 5e-3, True), Stage(500, 256, 2e-3, False))),
+    "source": Recipe(40, 112, 3, 0.12, (Stage(1500, 256, 3e-3, True), Stage(500, 256, 2e-3, False))),
     "target": Recipe(96, 256, 4, 0.08, (Stage(1500, 128, 3e-3, True), Stage(500, 128, 1.5e-3, False))),
 }
 
