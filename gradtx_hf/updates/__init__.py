@@ -1,8 +1,9 @@
 """The mathematics of update vectors: layouts, tokens, gauge. No language model, no Hugging Face library."""
 
+from gradtx_hf.updates.block import Block, TensorSlot
 from gradtx_hf.updates.codec import decode_update, encode_update
 from gradtx_hf.updates.gauge import Alignment, align_adapter
-from gradtx_hf.updates.layout import TOKEN_KINDS, Block, BlockLayout, TensorSlot
+from gradtx_hf.updates.layout import TOKEN_KINDS, BlockLayout, lies_in_layers
 from gradtx_hf.updates.vector import UpdateVector, mean_update
 
 
@@ -16,5 +17,6 @@ __all__ = [
     "align_adapter",
     "decode_update",
     "encode_update",
+    "lies_in_layers",
     "mean_update",
 ]

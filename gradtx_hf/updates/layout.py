@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ import torch
 from torch import Tensor
 
 from gradtx_hf.errors import LayoutError
+from gradtx_hf.updates.block import Block, TensorSlot, build_block, natural_key
 
 
 SINGLE_KIND = "block"
@@ -33,53 +33,6 @@ TOKEN_KINDS: dict[str, str] = {
     "embedding": r"embed|wte|wpe|lm_head",
 }
 """Names of token kinds and the pattern that a module path of that kind contains; the first that fits counts."""
-
-
-@dataclass(frozen=True)
-class TensorSlot:
-    """One tensor's place in its block.
-
-    Attributes:
-        module: Module path in the base model, such as ``model.layers.0.self_attn.q_proj``.
-        factor: What of the module it is: ``lora_A``, ``lora_B``, ``weight``, …
-        shape: The tensor's shape.
-        offset: First element in the block's token; the tensor is stored row-major.
-    """
-
-    module: str
-    factor: str
-    shape: tuple[int, ...]
-    offset: int
-
-    @property
-    def name(self) -> str:
-        """The tensor's name in an update."""
-        return f"{self.module}.{self.factor}"
-
-    @property
-    def num_elements(self) -> int:
-        """Number of elements of the tensor."""
-        return math.prod(self.shape)
-
-
-@dataclass(frozen=True)
-class Block:
-    """One token: the tensors of one layer (and one token kind).
-
-    Attributes:
-        name: Path prefix up to the layer's number, such as ``model.layers.0``.
-        kind: Token kind; each kind has its own input and output maps in the model.
-        slots: The tensors in token order.
-    """
-
-    name: str
-    kind: str
-    slots: tuple[TensorSlot, ...]
-
-    @property
-    def size(self) -> int:
-        """Number of elements of the block's token that are not padding."""
-        return sum(slot.num_elements for slot in self.slots)
 
 
 @dataclass(frozen=True)
@@ -115,17 +68,17 @@ class BlockLayout:
         kind_order = list(token_kinds or {SINGLE_KIND: ""})
         for tensor_name, shape in shapes.items():
             module, _, factor = tensor_name.rpartition(".")
-            block_name, place = _block_of(module)
+            block_name = _block_name(module)
             kind = _kind_of(module, token_kinds) if token_kinds else SINGLE_KIND
-            if place is None and not token_kinds:
+            if not token_kinds and not lies_in_layers(module):
                 raise LayoutError(
                     f"module '{module}' lies outside the layers, and this layout has no token kind for it. "
                     "Leave it out of target_modules, or train a translator with token kinds that include it."
                 )
-            key = (_natural(block_name), kind_order.index(kind))
+            key = (natural_key(block_name), kind_order.index(kind))
             names[key] = (block_name, kind)
             grouped.setdefault(key, []).append((module, factor, tuple(int(n) for n in shape)))
-        blocks = tuple(_build_block(*names[key], tensors=grouped[key]) for key in sorted(grouped))
+        blocks = tuple(build_block(*names[key], tensors=grouped[key]) for key in sorted(grouped))
         return cls(blocks)
 
     @cached_property
@@ -192,7 +145,7 @@ class BlockLayout:
         for block in self.blocks:
             kept = [(slot.module, slot.factor, slot.shape) for slot in block.slots if keep(slot)]
             if kept:
-                blocks.append(_build_block(block.name, block.kind, tensors=kept))
+                blocks.append(build_block(block.name, block.kind, tensors=kept))
         if not blocks:
             raise LayoutError("the selection keeps no tensor of the layout.")
         return BlockLayout(tuple(blocks))
@@ -246,14 +199,18 @@ class BlockLayout:
             blocks = []
             for block in values["blocks"]:
                 tensors = [(str(m), str(f), tuple(int(n) for n in shape)) for m, f, shape in block["tensors"]]
-                blocks.append(
-                    _build_block(str(block["name"]), str(block["kind"]), tensors=tensors, is_sorted=True)
-                )
-        except (KeyError, TypeError, ValueError) as error:
+                blocks.append(build_block(str(block["name"]), str(block["kind"]), tensors=tensors, is_sorted=True))
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise LayoutError(f"got values that are no block layout ({error!r}).") from error
-        if not blocks or any(block.size <= 0 for block in blocks):
-            raise LayoutError("got a block layout without tensors, or with an empty one.")
-        return cls(tuple(blocks))
+        layout = cls(tuple(blocks))
+        if not blocks or len(layout.slots) != sum(len(block.slots) for block in blocks):
+            raise LayoutError("got a block layout without tensors, or with one tensor in two places.")
+        return layout
+
+
+def lies_in_layers(module: str) -> bool:
+    """Return whether a module path has a number, that is, belongs to one of the model's layers."""
+    return any(part.isdecimal() for part in module.split("."))
 
 
 def describe_difference(got: BlockLayout, expected: BlockLayout, *, most: int = 3) -> str:
@@ -266,9 +223,7 @@ def describe_difference(got: BlockLayout, expected: BlockLayout, *, most: int = 
     for many, few, word in ((got, expected, "unexpected"), (expected, got, "missing")):
         names = [name for name in many.shapes if name not in few.shapes]
         if names:
-            return (
-                f"{word} {_shorten(names, most)} ({got.num_blocks} blocks, expected {expected.num_blocks} blocks)."
-            )
+            return f"{word} {_shorten(names, most)} ({got.num_blocks} blocks, expected {expected.num_blocks} blocks)."
     shapes = [
         f"{name} is {list(shape)}, expected {list(expected.shapes[name])}"
         for name, shape in got.shapes.items()
@@ -285,34 +240,17 @@ def _shorten(items: Iterable[str], most: int) -> str:
     return "; ".join(listed[:most]) + rest
 
 
-def _block_of(module: str) -> tuple[str, int | None]:
-    """Return the path up to and with the first number, and that number; the whole path if there is none."""
+def _block_name(module: str) -> str:
+    """Return the path up to and with the first number; the whole path if there is none."""
     parts = module.split(".")
-    for i, part in enumerate(parts):
-        if part.isdigit():
-            return ".".join(parts[: i + 1]), int(part)
-    return module, None
+    numbers = [i for i, part in enumerate(parts) if part.isdecimal()]
+    return ".".join(parts[: numbers[0] + 1]) if numbers else module
 
 
 def _kind_of(module: str, token_kinds: Mapping[str, str]) -> str:
     for kind, pattern in token_kinds.items():
         if re.search(pattern, module):
             return kind
-    raise LayoutError(f"module '{module}' is of none of the token kinds {', '.join(token_kinds)}.")
-
-
-def _natural(text: str) -> tuple[tuple[int, int, str], ...]:
-    """Sort key that orders ``layers.2`` before ``layers.10``."""
-    return tuple((0, int(part), "") if part.isdigit() else (1, 0, part) for part in text.split("."))
-
-
-def _build_block(
-    name: str, kind: str, *, tensors: Iterable[tuple[str, str, tuple[int, ...]]], is_sorted: bool = False
-) -> Block:
-    ordered = list(tensors) if is_sorted else sorted(tensors, key=lambda t: (_natural(t[0]), t[1]))
-    slots, offset = [], 0
-    for module, factor, shape in ordered:
-        slot = TensorSlot(module, factor, shape, offset)
-        slots.append(slot)
-        offset += slot.num_elements
-    return Block(name, kind, tuple(slots))
+    raise LayoutError(
+        f"module '{module}' is of none of the token kinds {', '.join(token_kinds)}. Leave it out of target_modules."
+    )

@@ -34,9 +34,7 @@ class UpdateVector:
             raise LayoutError(f"got tokens of shape {list(self.tokens.shape)}, expected {list(expected)}.")
 
     @classmethod
-    def between(
-        cls, after: Mapping[str, Tensor], before: Mapping[str, Tensor], layout: BlockLayout
-    ) -> UpdateVector:
+    def between(cls, after: Mapping[str, Tensor], before: Mapping[str, Tensor], layout: BlockLayout) -> UpdateVector:
         """Return ``after - before``; both name the layout's tensors.
 
         Raises:
@@ -55,7 +53,8 @@ class UpdateVector:
 
     def block_norms(self) -> Tensor:
         """Return the Euclidean norm of each block, ``[N]``."""
-        return self.tokens.norm(dim=1)
+        norms: Tensor = self.tokens.norm(dim=1)
+        return norms
 
     def cosine(self, other: UpdateVector) -> float:
         """Return the cosine of the angle to another update of the same layout, in [-1, 1].

@@ -1,0 +1,19 @@
+"""``gradtx curate``: fine-tune source and target on shadow sets of public data, into a store of update pairs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+
+from gradtx_hf.cli.configuration import parse_into
+from gradtx_hf.curation import CurationArguments, curate
+
+
+def run(argv: Sequence[str]) -> int:
+    """Run the command."""
+    arguments = parse_into(CurationArguments, argv, command="curate", description=(__doc__ or "").strip())
+    store = curate(arguments)
+    print(json.dumps({"store": str(arguments.output_dir), "shadow_sets": store.num_shadow_sets, "pairs": len(store.pairs)}))
+    print(f"next: gradtx train --store {arguments.output_dir} --output-dir TRANSLATOR", file=sys.stderr)
+    return 0

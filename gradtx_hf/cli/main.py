@@ -1,0 +1,72 @@
+"""``gradtx``: finds the command, runs it, and turns every failure into one line.
+
+Data go to standard output, notes to standard error. Exit status: 0 done, 1 refused or failed, 2 wrong usage.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+from gradtx_hf.errors import GradTxError
+
+
+COMMANDS = {
+    "quickstart": "run the whole story on the embedded pair of models",
+    "inspect": "show what an adapter or a translator holds: exactly what would leave the house",
+    "curate": "provider: fine-tune source and target on shadow sets of public data",
+    "train": "provider: train a translator on a curated store",
+    "client": "client: fine-tune the source model on private data, from a translator's source_init",
+    "translate": "turn source adapters into one target adapter",
+    "evaluate": "score translated adapters beside every control",
+}
+INTERRUPTED = "interrupted. Run the same command again to go on; what was finished is kept."
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run ``gradtx`` with the given arguments and return its exit status."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    parser = build_parser()
+    name = parser.parse_args(arguments[:1]).command
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("gradtx_hf").setLevel(logging.INFO)
+    try:
+        command = importlib.import_module(f"gradtx_hf.cli.{name}")
+        return int(command.run(arguments[1:]) or 0)
+    except KeyboardInterrupt:
+        return _fail(INTERRUPTED)
+    except GradTxError as error:
+        return _fail(str(error))
+    except Exception as error:  # noqa: BLE001 - the one place where a user is spared a traceback
+        lines = str(error).strip().splitlines() or [""]
+        return _fail(f"{type(error).__name__}: {lines[0]} (GRADTX_DEBUG=1 shows the traceback)")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Build the top-level parser; each command parses its own arguments."""
+    width = max(map(len, COMMANDS))
+    listing = "\n".join(f"  {name:<{width}}  {help_line}" for name, help_line in COMMANDS.items())
+    parser = argparse.ArgumentParser(
+        prog="gradtx",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Turn a small model's LoRA adapter into a large model's, without the data.",
+        epilog=f"commands:\n{listing}\n\n'gradtx COMMAND --help' shows a command's arguments.",
+    )
+    parser.add_argument("command", choices=list(COMMANDS), metavar="COMMAND")
+    return parser
+
+
+def _fail(message: str) -> int:
+    if os.environ.get("GRADTX_DEBUG") == "1" and sys.exc_info()[0] is not None:
+        traceback.print_exc()
+    print(f"error: {message}", file=sys.stderr)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,56 @@
+"""``gradtx translate``: one client's adapter, or several aggregated, into one adapter of the target model."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from typing import get_args
+
+from gradtx_hf.errors import ConfigurationError
+from gradtx_hf.output import require_new_folder
+from gradtx_hf.translation import Aggregation, PeftTranslator
+
+
+def run(argv: Sequence[str]) -> int:
+    """Run the command."""
+    parser = argparse.ArgumentParser(prog="gradtx translate", description=(__doc__ or "").strip())
+    parser.add_argument("adapters", nargs="+", metavar="ADAPTER", help="folders, or Hub repositories 'owner/name[@revision]'")
+    parser.add_argument("--translator", required=True, help="folder, or Hub repository 'owner/name[@revision]'")
+    parser.add_argument("--output-dir", required=True, help="new folder for the translated adapter")
+    parser.add_argument("--aggregation", choices=get_args(Aggregation), default="mean", help="how several become one")
+    parser.add_argument("--weights", type=_parse_weights, help="one per adapter, such as 0.7,0.3; for mean and sum")
+    parser.add_argument("--revision", help="branch, tag or commit of the translator's repository")
+    parser.add_argument("--allow-other-start", action="store_true", help="accept an adapter not trained from source_init")
+    parser.add_argument("--allow-other-base", action="store_true", help="accept a base model of another name")
+    parser.add_argument("--json", action="store_true", help="print the report as JSON")
+    arguments = parser.parse_args(list(argv))
+    require_new_folder(arguments.output_dir)
+    translator = PeftTranslator.from_pretrained(arguments.translator, revision=arguments.revision)
+    translated = translator.translate(
+        arguments.adapters,
+        aggregation=arguments.aggregation,
+        weights=arguments.weights,
+        allow_other_start=arguments.allow_other_start,
+        allow_other_base=arguments.allow_other_base,
+    )
+    translated.save_pretrained(arguments.output_dir)
+    print(json.dumps(translated.report, indent=2) if arguments.json else arguments.output_dir)
+    for adapter in translated.report["adapters"]:
+        note = f"{adapter['name']}: distance to the translator's start {adapter['start_distance']:.2f}"
+        note += f", product error {adapter['product_error']:.1e}" if adapter["product_error"] > 1e-6 else ""
+        print(note, file=sys.stderr)
+    print(
+        f"load it with: PeftModel.from_pretrained(model, {arguments.output_dir!r})"
+        f"  # model: {translated.report['target_base_model']}",
+        file=sys.stderr,
+    )
+    return 0
+
+
+def _parse_weights(text: str) -> list[float]:
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError as error:
+        raise ConfigurationError(f"got weights {text!r}, expected numbers with commas between, such as 0.7,0.3.") from error

@@ -1,0 +1,52 @@
+"""ClientArguments: all that ``gradtx client`` can be told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from gradtx_hf.errors import ConfigurationError
+from gradtx_hf.finetuning import DataSource, FineTuningRecipe
+
+
+@dataclass
+class ClientArguments:
+    """What an organisation fine-tunes, on what, how, and where its adapter goes."""
+
+    init: str = field(metadata={"help": "The translator's initial adapter: a source_init folder."})
+    """The translator's initial adapter to start from: a ``source_init`` folder; ``target_init`` for a ceiling."""
+    data: dict[str, Any] = field(metadata={"help": "The private data: fields of DataSource, path at least."})
+    """The private data: fields of DataSource, ``path`` at least. They are read here and go nowhere."""
+    recipe: dict[str, Any] = field(
+        metadata={"help": "FineTuningRecipe: num_steps, batch_size, learning_rate and further fields."}
+    )
+    """FineTuningRecipe: ``num_steps``, ``batch_size``, ``learning_rate`` and further fields."""
+    output_dir: str = field(metadata={"help": "Folder of the adapter; it must not exist, or be empty."})
+    """Folder of the adapter; it must not exist, or be empty."""
+    base_model: str | None = field(
+        metadata={"help": "The base model; by default the one that the initial adapter names."}, default=None
+    )
+    """The base model: a folder, or an id on the Hub; by default the one that the initial adapter names."""
+    seed: int = field(metadata={"help": "Seed of the order of the data and of dropout."}, default=0)
+    """Seed of the order of the data and of dropout."""
+
+    def __post_init__(self) -> None:
+        """Check every field.
+
+        Raises:
+            ConfigurationError: If one cannot be used.
+        """
+        for name in ("data", "recipe"):
+            if not isinstance(getattr(self, name), dict):
+                raise ConfigurationError(f"got {name}={getattr(self, name)!r}, expected keys and values.")
+        _ = self.data_source, self.fine_tuning_recipe
+
+    @property
+    def data_source(self) -> DataSource:
+        """The private data."""
+        return DataSource.from_dict(self.data)
+
+    @property
+    def fine_tuning_recipe(self) -> FineTuningRecipe:
+        """How to train."""
+        return FineTuningRecipe.from_dict(self.recipe)

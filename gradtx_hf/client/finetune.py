@@ -1,0 +1,80 @@
+"""What a client runs: fine-tune the initial adapter on private data, and write a PEFT adapter folder.
+
+The folder holds PEFT's two files and its card, nothing else: no data, no paths of data, no checkpoints.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from datasets import Dataset
+from peft import PeftModel
+
+from gradtx_hf.errors import ConfigurationError
+from gradtx_hf.finetuning import (
+    DataSource,
+    FineTuningRecipe,
+    FineTuningResult,
+    fine_tune,
+    load_examples,
+    load_language_model,
+    tokenize_examples,
+)
+from gradtx_hf.lora import load_adapter
+from gradtx_hf.output import new_folder, require_new_folder
+
+
+logger = logging.getLogger(__name__)
+
+
+def fine_tune_client(
+    init: str | Path,
+    data: DataSource | Dataset,
+    *,
+    recipe: FineTuningRecipe,
+    output_dir: str | Path,
+    base_model: str | None = None,
+    seed: int = 0,
+    show_progress: bool = False,
+) -> FineTuningResult:
+    """Fine-tune a translator's initial adapter on one client's data.
+
+    Args:
+        init: The translator's ``source_init`` folder; its ``target_init`` with the target model gives a ceiling.
+        data: The private data: where they are, or examples already loaded.
+        recipe: How to train.
+        output_dir: Folder of the adapter; new or empty.
+        base_model: The base model; the one that the initial adapter names if None.
+        seed: Seed of the order of the data and of dropout.
+        show_progress: Show a bar of the steps on stderr.
+
+    Returns:
+        Steps and final loss.
+
+    Raises:
+        MissingFileError: If the initial adapter, the model or the data are not there.
+        AdapterError: If ``init`` is no LoRA adapter.
+        DataError: If the data cannot be used.
+        ConfigurationError: If the adapter names no base model, or does not fit it, or the run diverged.
+        OutputExistsError: If the output folder exists and is not empty.
+    """
+    require_new_folder(output_dir)
+    adapter = load_adapter(init)
+    name = base_model or adapter.base_model
+    if not name:
+        raise ConfigurationError(f"initial adapter '{init}' names no base model. Give base_model.")
+    examples = load_examples(data) if isinstance(data, DataSource) else data
+    language_model, tokenizer = load_language_model(name, revision=None if base_model else adapter.config.revision)
+    tokens = tokenize_examples(examples, tokenizer, max_length=recipe.max_length)
+    try:
+        model = PeftModel.from_pretrained(language_model, str(init), is_trainable=True)
+    except (RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ConfigurationError(f"initial adapter '{init}' does not fit the model '{name}': {reason}") from error
+    result = fine_tune(model, tokens, tokenizer=tokenizer, recipe=recipe, seed=seed, show_progress=show_progress)
+    model.active_peft_config.base_model_name_or_path = name
+    with new_folder(output_dir) as folder:
+        model.save_pretrained(str(folder), save_embedding_layers=False)
+    logger.info("fine-tuned %d steps to a loss of %.3f; adapter in %s", result.num_steps, result.final_loss, output_dir)
+    return result

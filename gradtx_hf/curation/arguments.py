@@ -1,0 +1,136 @@
+"""CurationArguments: all that ``gradtx curate`` can be told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from gradtx_hf.errors import ConfigurationError
+from gradtx_hf.finetuning import DataSource, FineTuningRecipe
+
+
+MIXTURES = ("single", "weights", "dirichlet")
+
+
+def _attention_modules() -> list[str]:
+    return ["q_proj", "v_proj"]
+
+
+@dataclass
+class CurationArguments:
+    """What to fine-tune on what, how, and where the update pairs go."""
+
+    source_model: str = field(metadata={"help": "The small model: a folder, or an id on the Hub."})
+    """The small model: a folder, or an id on the Hub."""
+    target_model: str = field(metadata={"help": "The large model: a folder, or an id on the Hub."})
+    """The large model: a folder, or an id on the Hub."""
+    output_dir: str = field(metadata={"help": "Folder of the update store; an interrupted curation is continued."})
+    """Folder of the update store; an interrupted curation is continued."""
+    corpora: list[dict[str, Any]] = field(
+        metadata={"help": "Public data: the fields of DataSource each, and an optional label."}
+    )
+    """Public data: the fields of DataSource each, and an optional ``label``, the path by default."""
+    num_shadow_sets: int = field(metadata={"help": "Number of shadow sets; one source and one target run each."})
+    """Number of shadow sets K; one source and one target run each (paper: 300)."""
+    source_recipe: dict[str, Any] = field(
+        metadata={"help": "FineTuningRecipe of the source runs: num_steps, batch_size, learning_rate, …"}
+    )
+    """FineTuningRecipe of the source runs: num_steps, batch_size, learning_rate, …"""
+    target_recipe: dict[str, Any] = field(
+        metadata={"help": "FineTuningRecipe of the target runs: num_steps, batch_size, learning_rate, …"}
+    )
+    """FineTuningRecipe of the target runs: num_steps, batch_size, learning_rate, …"""
+    samples_per_set: int = field(metadata={"help": "Examples per shadow set."}, default=1024)
+    """Examples per shadow set (paper: 1,024)."""
+    mixture: str = field(
+        metadata={"help": "How a set draws on the corpora: single, weights or dirichlet."}, default="single"
+    )
+    """How a set draws on the corpora: ``single`` (one each, in turn), ``weights`` or ``dirichlet``."""
+    mixture_weights: list[float] | None = field(
+        metadata={"help": "Share of each corpus, for mixture weights."}, default=None
+    )
+    """Share of each corpus up to a factor, for ``weights``; alike by default."""
+    dirichlet_alpha: float = field(metadata={"help": "Concentration of the mixture dirichlet."}, default=1.0)
+    """Concentration of ``dirichlet``: near 0 a set has one corpus, far above 1 all alike."""
+    num_snapshots: int = field(
+        metadata={"help": "Update pairs per shadow set: the last so many optimizer steps."}, default=200
+    )
+    """Update pairs per shadow set: the last so many optimizer steps ("the last 200 steps", paper Sec. 4.1)."""
+    rank: int = field(metadata={"help": "LoRA rank on both sides."}, default=2)
+    """LoRA rank on both sides (paper: 2)."""
+    alpha: int = field(metadata={"help": "LoRA alpha on both sides."}, default=32)
+    """LoRA alpha on both sides (published scripts: 32)."""
+    dropout: float = field(metadata={"help": "LoRA dropout on both sides."}, default=0.05)
+    """LoRA dropout on both sides, in [0, 1) (published scripts: 0.05)."""
+    source_target_modules: list[str] = field(
+        metadata={"help": "Modules of the source to adapt."}, default_factory=_attention_modules
+    )
+    """Modules of the source to adapt (published scripts: query and value projections)."""
+    target_target_modules: list[str] = field(
+        metadata={"help": "Modules of the target to adapt."}, default_factory=_attention_modules
+    )
+    """Modules of the target to adapt (published scripts: query and value projections)."""
+    source_revision: str | None = field(metadata={"help": "Revision of the source model on the Hub."}, default=None)
+    """Revision of the source model on the Hub."""
+    target_revision: str | None = field(metadata={"help": "Revision of the target model on the Hub."}, default=None)
+    """Revision of the target model on the Hub."""
+    seed: int = field(metadata={"help": "Seed of the initial adapters, the shadow sets and the runs."}, default=0)
+    """Seed of the initial adapters, the shadow sets and the runs."""
+    num_workers: int = field(metadata={"help": "Processes at once, each with one thread and one model."}, default=1)
+    """Processes at once, each with one thread and one model; the result does not depend on it."""
+
+    def __post_init__(self) -> None:
+        """Check every field and how they fit together.
+
+        Raises:
+            ConfigurationError: If one cannot be used.
+        """
+        for name in ("num_shadow_sets", "samples_per_set", "num_snapshots", "rank", "alpha", "num_workers"):
+            if getattr(self, name) < 1:
+                raise ConfigurationError(f"got {name}={getattr(self, name)}, expected at least 1.")
+        if not 0 <= self.dropout < 1:
+            raise ConfigurationError(f"got dropout={self.dropout}, expected a share in [0, 1).")
+        for name in ("source_target_modules", "target_target_modules"):
+            if not getattr(self, name):
+                raise ConfigurationError(f"{name} names no module. Name at least one, such as q_proj.")
+        self._check_corpora()
+        self._check_mixture()
+        for name in ("source_recipe", "target_recipe"):
+            try:
+                FineTuningRecipe.from_dict(getattr(self, name))
+            except ConfigurationError as error:
+                raise ConfigurationError(f"{name}: {error}") from error
+
+    @property
+    def sources(self) -> dict[str, DataSource]:
+        """The corpora by label."""
+        return {
+            str(values.get("label") or values.get("path")): DataSource.from_dict(
+                {key: value for key, value in values.items() if key != "label"}
+            )
+            for values in self.corpora
+        }
+
+    def _check_corpora(self) -> None:
+        if not self.corpora:
+            raise ConfigurationError("corpora is empty. Give at least one data set.")
+        for values in self.corpora:
+            if not isinstance(values, dict):
+                raise ConfigurationError(f"got corpus {values!r}, expected fields of a data source such as path.")
+        if len(self.sources) < len(self.corpora):
+            raise ConfigurationError("two corpora have the same label, or the same path and no label. Label them.")
+
+    def _check_mixture(self) -> None:
+        if self.mixture not in MIXTURES:
+            raise ConfigurationError(f"got mixture={self.mixture!r}, expected one of {', '.join(MIXTURES)}.")
+        if self.mixture_weights is not None:
+            if self.mixture != "weights":
+                raise ConfigurationError(f"mixture_weights go with mixture='weights', got {self.mixture!r}.")
+            if len(self.mixture_weights) != len(self.corpora):
+                raise ConfigurationError(
+                    f"got {len(self.mixture_weights)} mixture_weights, expected {len(self.corpora)}, one per corpus."
+                )
+            if min(self.mixture_weights) < 0 or sum(self.mixture_weights) <= 0:
+                raise ConfigurationError("mixture_weights must be 0 or more, and not all 0.")
+        if self.dirichlet_alpha <= 0:
+            raise ConfigurationError(f"got dirichlet_alpha={self.dirichlet_alpha}, expected a positive number.")

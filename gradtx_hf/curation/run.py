@@ -1,0 +1,186 @@
+"""``curate``: public data and two models to a store of update pairs, resumable, in one or several processes.
+
+Every run depends on (seed, side, shadow set) and its data alone, so any number of workers, in any order, with any
+interruption, ends with the same bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import tempfile
+from collections.abc import Iterator, Mapping
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from itertools import accumulate
+from pathlib import Path
+from typing import Any, cast
+
+from datasets import Dataset, concatenate_datasets
+from filelock import FileLock, Timeout
+from transformers import AutoTokenizer
+
+from gradtx_hf.curation.arguments import CurationArguments
+from gradtx_hf.curation.initial import SideSettings, initial_layout, publish_initial_adapter
+from gradtx_hf.curation.shadow_sets import Corpus, Mixture, mixture_shares, plan_shadow_sets, run_seed
+from gradtx_hf.curation.worker import Run, SideRuns, perform_run, release_models
+from gradtx_hf.errors import StoreError
+from gradtx_hf.finetuning import FineTuningRecipe, load_examples, tokenize_examples
+from gradtx_hf.finetuning.data import without_bars
+from gradtx_hf.finetuning.pool import run_jobs
+from gradtx_hf.updates.store import SIDES, Side, UpdateStore
+
+
+logger = logging.getLogger(__name__)
+
+LOCK_FILE = ".lock"
+
+
+def curate(arguments: CurationArguments) -> UpdateStore:
+    """Fine-tune both models on every shadow set, from one initial adapter each, and store the pairs of updates.
+
+    Args:
+        arguments: What to do; an ``output_dir`` that holds the same curation unfinished is continued.
+
+    Returns:
+        The complete store; beside it in its folder, ``source_init`` and ``target_init``, both PEFT adapters.
+
+    Raises:
+        MissingFileError: If a model or a data set is not there.
+        DataError: If data lack a column, are empty, or too few.
+        ConfigurationError: If a model lacks a module, or a run diverged.
+        OutputExistsError: If the output folder holds something else.
+        StoreError: If it holds another curation, or another process is writing to it.
+    """
+    folder = Path(arguments.output_dir)
+    UpdateStore.require_usable(folder)
+    examples = {label: load_examples(source) for label, source in arguments.sources.items()}
+    settings = {side: _settings(arguments, side) for side in SIDES}
+    with _locked(folder):
+        source_layout, target_layout = (
+            initial_layout(folder, side, settings[side], seed=run_seed(arguments.seed, f"{side} init", 0))
+            for side in SIDES
+        )
+        plan = _plan(arguments, examples, settings)
+        store = UpdateStore.create(folder, plan=plan, source_layout=source_layout, target_layout=target_layout)
+        for side in SIDES:
+            publish_initial_adapter(folder, side)
+        _perform_missing_runs(store, arguments, examples, settings)
+        store.finish()
+    logger.info("curated %d update pairs into %s; next: gradtx train --store %s", len(store.pairs), folder, folder)
+    return store
+
+
+def _settings(arguments: CurationArguments, side: Side) -> SideSettings:
+    return SideSettings(
+        model=getattr(arguments, f"{side}_model"),
+        revision=getattr(arguments, f"{side}_revision"),
+        target_modules=tuple(getattr(arguments, f"{side}_target_modules")),
+        rank=arguments.rank,
+        alpha=arguments.alpha,
+        dropout=arguments.dropout,
+        recipe=FineTuningRecipe.from_dict(getattr(arguments, f"{side}_recipe")),
+    )
+
+
+def _plan(
+    arguments: CurationArguments, examples: Mapping[str, Dataset], settings: Mapping[Side, SideSettings]
+) -> dict[str, Any]:
+    """Return all that determines the store's content: models, recipes, data and the rows of every shadow set."""
+    shares = mixture_shares(
+        cast("Mixture", arguments.mixture),
+        num_corpora=len(examples),
+        num_shadow_sets=arguments.num_shadow_sets,
+        weights=arguments.mixture_weights or [1.0] * len(examples),
+        dirichlet_alpha=arguments.dirichlet_alpha,
+        seed=arguments.seed,
+    )
+    shadow_sets = plan_shadow_sets(
+        [Corpus(label, len(rows)) for label, rows in examples.items()],
+        num_shadow_sets=arguments.num_shadow_sets,
+        samples_per_set=arguments.samples_per_set,
+        shares=shares,
+        seed=arguments.seed,
+    )
+    corpora = [
+        source.to_dict()
+        | {"label": label, "num_rows": len(examples[label]), "sha256": _sha256_of_rows(examples[label])}
+        for label, source in arguments.sources.items()
+    ]
+    return {
+        "num_shadow_sets": arguments.num_shadow_sets,
+        "num_snapshots": arguments.num_snapshots,
+        "seed": arguments.seed,
+        **{side: settings[side].to_plan() for side in SIDES},
+        "corpora": corpora,
+        "shadow_sets": shadow_sets,
+    }
+
+
+def _perform_missing_runs(
+    store: UpdateStore,
+    arguments: CurationArguments,
+    examples: Mapping[str, Dataset],
+    settings: Mapping[Side, SideSettings],
+) -> None:
+    missing = {side: [k for k in range(store.num_shadow_sets) if not store.has(side, k)] for side in SIDES}
+    num_missing = sum(map(len, missing.values()))
+    logger.info("%d of %d runs are to be done in %s", num_missing, 2 * store.num_shadow_sets, store.folder)
+    offsets = dict(zip(examples, accumulate((len(rows) for rows in examples.values()), initial=0), strict=False))
+    with tempfile.TemporaryDirectory(prefix="gradtx-") as scratch:
+        runs = []
+        for side in SIDES:
+            if missing[side]:
+                tokens_folder = str(Path(scratch) / side)
+                _save_tokens(examples, settings[side], tokens_folder)
+                shared = SideRuns(str(store.folder), side, settings[side], tokens_folder, arguments.num_snapshots)
+                runs += [_run(store.plan, shared, k, offsets) for k in missing[side]]
+        try:
+            for _ in run_jobs(perform_run, runs, num_workers=arguments.num_workers, description="curating"):
+                pass
+        except BrokenProcessPool as error:
+            raise StoreError(
+                f"a worker process of the curation of '{store.folder}' was ended from outside, perhaps for want of "
+                "memory: lower num_workers. The same gradtx curate command continues."
+            ) from error
+        finally:
+            release_models()
+
+
+def _run(plan: Mapping[str, Any], shared: SideRuns, shadow_set: int, offsets: Mapping[str, int]) -> Run:
+    chosen = plan["shadow_sets"][shadow_set]
+    rows = tuple(offsets[label] + row for label in offsets for row in chosen.get(label, ()))
+    return Run(shared, shadow_set, rows, run_seed(plan["seed"], shared.side, shadow_set))
+
+
+def _save_tokens(examples: Mapping[str, Dataset], settings: SideSettings, folder: str) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(settings.model, revision=settings.revision)
+    tokenized = [
+        tokenize_examples(rows, tokenizer, max_length=settings.recipe.max_length) for rows in examples.values()
+    ]
+    with without_bars():
+        concatenate_datasets(tokenized).save_to_disk(folder)
+
+
+def _sha256_of_rows(examples: Dataset) -> str:
+    """Return the SHA-256 of the examples as they are used, whatever file they came from."""
+    digest = hashlib.sha256()
+    for row in examples:
+        digest.update(json.dumps(row, sort_keys=True).encode())
+    return digest.hexdigest()
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold the folder; the operating system lets go of it when the process ends, however it ends."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / LOCK_FILE, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise StoreError(f"another process is curating into '{folder}'. Wait for it, or name a new folder.") from error
+    try:
+        yield
+    finally:
+        lock.release()

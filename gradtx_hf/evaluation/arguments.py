@@ -1,0 +1,129 @@
+"""EvaluationArguments: whose adapters are scored, on what data, and how the controls are trained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
+
+from gradtx_hf.errors import ConfigurationError
+from gradtx_hf.finetuning import FineTuningRecipe, Sample
+
+
+MetricName = Literal["exact_match", "bits_per_character"]
+HIGHER_IS_BETTER: dict[str, bool] = {"exact_match": True, "bits_per_character": False}
+
+
+@dataclass(frozen=True)
+class ClientData:
+    """One client: private data to fine-tune on, and held-out data of the same kind to be scored on.
+
+    Attributes:
+        task: The task's name in the report.
+        train: The private training data; several sources make a mixture.
+        test: The held-out data.
+        seen: Whether the task occurred in the shadow sets; None where the question makes no sense.
+        seed: Seed of the drawing, of the client's fine-tuning and of its ceiling's.
+    """
+
+    task: str
+    train: tuple[Sample, ...]
+    test: tuple[Sample, ...]
+    seen: bool | None = None
+    seed: int = 0
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> ClientData:
+        """Build a client from configuration values.
+
+        ``train`` and ``test`` are each one data source, or a list of them; besides the keys of a data source, each
+        takes ``num_samples``.
+
+        Raises:
+            ConfigurationError: If a key is unknown or missing.
+        """
+        known = [f.name for f in fields(cls)]
+        unknown = sorted(set(values) - set(known))
+        if unknown:
+            raise ConfigurationError(f"got unknown client key '{unknown[0]}', expected any of {', '.join(known)}.")
+        missing = [name for name in ("task", "train", "test") if not values.get(name)]
+        if missing:
+            raise ConfigurationError(f"a client lacks '{missing[0]}'. Add it.")
+        return cls(
+            task=str(values["task"]),
+            train=_samples(values["train"]),
+            test=_samples(values["test"]),
+            seen=values.get("seen"),
+            seed=int(values.get("seed", 0)),
+        )
+
+
+@dataclass
+class EvaluationArguments:
+    """What ``gradtx evaluate`` takes; the configuration is saved beside the report."""
+
+    translator: str = field(metadata={"help": "translator: a folder, or a Hub repository 'owner/name[@revision]'"})
+    """Translator: a folder or a repo id."""
+    store: str = field(metadata={"help": "the store that the translator was trained on; the controls read it"})
+    """The curated store; the controls shadow_mean, nearest_shadow, ridge and public_finetune are made from it."""
+    output_dir: str = field(metadata={"help": "folder for report.json, report.md, report.png and all adapters"})
+    """Output folder; the same command goes on where it was interrupted."""
+    clients: list[dict[str, Any]] = field(
+        metadata={"help": "clients: a list of task, train, test, seen, seed; train and test are data sources"}
+    )
+    """Clients, as values of ``ClientData.from_dict``."""
+    metric: MetricName = field(default="exact_match", metadata={"help": "exact_match or bits_per_character"})
+    """exact_match of greedy completions, in [0, 1], or bits_per_character of texts."""
+    source_recipe: dict[str, Any] | None = field(
+        default=None, metadata={"help": "recipe of the clients' fine-tuning; by default that of the shadow sets"}
+    )
+    """Recipe values of the source clients; None: as the store's source runs."""
+    target_recipe: dict[str, Any] | None = field(
+        default=None, metadata={"help": "recipe of the ceilings; by default that of the shadow sets"}
+    )
+    """Recipe values of the ceilings; None: as the store's target runs."""
+    public_recipe: dict[str, Any] | None = field(
+        default=None, metadata={"help": "recipe of the public fine-tune; by default that of the ceilings"}
+    )
+    """Recipe values of the public fine-tune; None: as the ceilings."""
+    max_new_tokens: int = field(default=64, metadata={"help": "most tokens of a completion"})
+    """Most new tokens per completion, for exact_match."""
+    max_length: int = field(default=512, metadata={"help": "most tokens of a text, for bits_per_character"})
+    """Most tokens per text, for bits_per_character."""
+    batch_size: int = field(default=64, metadata={"help": "held-out examples at once"})
+    """Held-out examples per forward pass."""
+    num_workers: int = field(default=1, metadata={"help": "processes, each with one thread"})
+    """One-thread processes side by side."""
+    allow_other_start: bool = field(default=False, metadata={"help": "accept clients that are far from source_init"})
+    """Accept clients beyond the translator's distance limit; the report then rests on unreliable inputs."""
+
+    def __post_init__(self) -> None:
+        """Check what can be checked before anything runs.
+
+        Raises:
+            ConfigurationError: If a value is out of its range.
+        """
+        if self.metric not in HIGHER_IS_BETTER:
+            raise ConfigurationError(f"got metric {self.metric!r}, expected one of {', '.join(HIGHER_IS_BETTER)}.")
+        if not isinstance(self.clients, Sequence) or not self.clients:
+            raise ConfigurationError("got no clients to evaluate, expected at least one.")
+        for name in ("max_new_tokens", "max_length", "batch_size", "num_workers"):
+            if getattr(self, name) < 1:
+                raise ConfigurationError(f"got {name}={getattr(self, name)}, expected at least 1.")
+        self.client_data()
+        for name in ("source_recipe", "target_recipe", "public_recipe"):
+            if getattr(self, name) is not None:
+                FineTuningRecipe.from_dict(getattr(self, name))
+
+    def client_data(self) -> list[ClientData]:
+        """Return the clients.
+
+        Raises:
+            ConfigurationError: If one of them is not complete.
+        """
+        return [ClientData.from_dict(values) for values in self.clients]
+
+
+def _samples(values: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> tuple[Sample, ...]:
+    listed = [values] if isinstance(values, Mapping) else list(values)
+    return tuple(Sample.from_dict(entry) for entry in listed)

@@ -1,0 +1,60 @@
+"""The methods of a report: their names, labels, order, and what it means when one does as well as the translator."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+
+Kind = Literal["source", "untouched", "control", "rival", "translated", "ceiling"]
+
+SOURCE_CLIENT = "source_client"
+TARGET_UNTOUCHED = "target_untouched"
+TRANSLATED = "translated"
+CEILING = "ceiling"
+
+
+@dataclass(frozen=True)
+class Method:
+    """How a method is shown.
+
+    Attributes:
+        label: Its name in tables and plots.
+        short: Its name as a column's head and within a sentence.
+        kind: ``control`` where a tie shows that the client's adapter was not needed; ``rival`` where it shows only
+            that another method does as well.
+    """
+
+    label: str
+    short: str
+    kind: Kind
+
+
+METHODS: dict[str, Method] = {
+    SOURCE_CLIENT: Method("Source client (small model, fine-tuned)", "source client", "source"),
+    TARGET_UNTOUCHED: Method("Target, untouched", "target untouched", "untouched"),
+    "public_finetune": Method("Target, public fine-tune (no client)", "public fine-tune", "control"),
+    "shadow_mean": Method("Mean shadow update", "mean shadow", "control"),
+    "nearest_shadow": Method("Nearest shadow", "nearest shadow", "control"),
+    "shuffled_input": Method("Shuffled input (another client's adapter)", "shuffled input", "control"),
+    "ridge": Method("Ridge on update tokens", "ridge", "rival"),
+    TRANSLATED: Method("Translated adapter", "translated adapter", "translated"),
+    CEILING: Method("Ceiling (target fine-tuned on the private data)", "ceiling", "ceiling"),
+}
+"""Method name, as in report.json, to how it is shown; in the order of tables and plots."""
+
+
+def method_of(name: str) -> Method:
+    """Return how a method is shown; one that is not in ``METHODS`` is a rival under its own name."""
+    words = name.replace("_", " ")
+    return METHODS.get(name) or Method(words[:1].upper() + words[1:], words, "rival")
+
+
+def ordered_methods(names: Iterable[str]) -> list[str]:
+    """Return names once each in the order of ``METHODS``, others as they came, before the translated adapter."""
+    given = list(dict.fromkeys(names))
+    known = [name for name in METHODS if name in given]
+    others = [name for name in given if name not in METHODS]
+    last = [name for name in known if name in (TRANSLATED, CEILING)]
+    return [name for name in known if name not in last] + others + last

@@ -1,0 +1,198 @@
+"""Report: one format for what a quickstart, an evaluation or a study found; report.json is its file.
+
+Every number that could not be computed is null with its reason; NaN and infinity never reach the file.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from gradtx_hf.errors import DataError, MissingFileError
+from gradtx_hf.evaluation.pgr import Recovered
+from gradtx_hf.evaluation.summary import ClientScores, Estimate, GroupSummary, MethodSummary, summarise
+
+
+LIBRARIES = ("gradtx-hf", "torch", "transformers", "peft", "trl", "datasets")
+"""Distributions whose versions a report names, where they are installed."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """Scores of all methods on all clients, and how they came about.
+
+    Attributes:
+        metric: Name of the metric, such as ``exact_match`` or ``bits_per_character``.
+        higher_is_better: Whether the metric rises with quality.
+        clients: The clients, in the order in which they are shown.
+        summary: ``all``, ``seen``, ``unseen`` (those that have clients) to the group's means.
+        seconds: Phase to wall-clock time in seconds.
+        config: The configuration that was used, JSON values and paths.
+        versions: Library to version.
+        command: The command line that makes this report; empty if there is none.
+    """
+
+    metric: str
+    higher_is_better: bool
+    clients: tuple[ClientScores, ...]
+    summary: Mapping[str, GroupSummary]
+    seconds: Mapping[str, float]
+    config: Mapping[str, Any]
+    versions: Mapping[str, str]
+    command: str = ""
+
+    @classmethod
+    def from_clients(
+        cls,
+        clients: Sequence[ClientScores],
+        *,
+        metric: str,
+        higher_is_better: bool,
+        seconds: Mapping[str, float],
+        config: Mapping[str, Any],
+        command: str = "",
+    ) -> Report:
+        """Summarise clients and note the versions of the libraries in use.
+
+        Args:
+            clients: The clients, at least one.
+            metric: Name of the metric.
+            higher_is_better: Whether the metric rises with quality.
+            seconds: Phase to wall-clock time in seconds.
+            config: The configuration that was used; its ``seed``, if any, does not seed the bootstrap.
+            command: The command line that makes this report.
+
+        Raises:
+            DataError: If there is no client.
+        """
+        return cls(
+            metric=metric,
+            higher_is_better=higher_is_better,
+            clients=tuple(clients),
+            summary=summarise(clients, higher_is_better=higher_is_better),
+            seconds=dict(seconds),
+            config=dict(config),
+            versions=library_versions(),
+            command=command,
+        )
+
+    @property
+    def groups(self) -> list[str]:
+        """Names of the groups to show: seen and unseen, or all where some client is neither."""
+        split = [name for name in ("seen", "unseen") if name in self.summary]
+        return split if all(client.seen is not None for client in self.clients) else ["all", *split]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the contents of report.json: JSON values only."""
+        values = {
+            "metric": {"name": self.metric, "higher_is_better": self.higher_is_better},
+            "clients": [self._client_to_json(client) for client in self.clients],
+            "summary": {name: asdict(group) for name, group in self.summary.items()},
+            "seconds": self.seconds,
+            "config": self.config,
+            "versions": self.versions,
+            "command": self.command,
+        }
+        cleaned: dict[str, Any] = _json_value(values)
+        return cleaned
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Report:
+        """Rebuild a report from ``to_json``'s values.
+
+        Raises:
+            DataError: If the values are not those of a report.
+        """
+        try:
+            clients = [ClientScores(c["task"], c["seen"], c["scores"], seed=c.get("seed")) for c in values["clients"]]
+            return cls(
+                metric=values["metric"]["name"],
+                higher_is_better=values["metric"]["higher_is_better"],
+                clients=tuple(clients),
+                summary={name: _group_from_json(group) for name, group in values["summary"].items()},
+                seconds={phase: time for phase, time in values["seconds"].items() if time is not None},
+                config=values["config"],
+                versions=values["versions"],
+                command=values.get("command", ""),
+            )
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise DataError(f"got values that are no report ({error!r}).") from error
+
+    @classmethod
+    def load(cls, path: Path | str) -> Report:
+        """Read a report.json, or the one in a folder.
+
+        Raises:
+            MissingFileError: If there is no such file.
+            DataError: If the file is not a report.
+        """
+        file = Path(path)
+        if file.is_dir():
+            file = file / "report.json"
+        if not file.is_file():
+            raise MissingFileError(f"there is no report '{file}'.")
+        try:
+            values = json.loads(file.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise DataError(f"report '{file}' is not JSON ({error}).") from error
+        return cls.from_json(values)
+
+    def _client_to_json(self, client: ClientScores) -> dict[str, Any]:
+        shares = {
+            "pgr": client.pgr(higher_is_better=self.higher_is_better),
+            "gain_recovered": client.gain_recovered(higher_is_better=self.higher_is_better),
+        }
+        return {
+            "task": client.task,
+            "seen": client.seen,
+            "seed": client.seed,
+            "scores": client.scores,
+            **{name: share.value for name, share in shares.items()},
+            "reasons": {name: share.reason for name, share in shares.items() if share.reason},
+        }
+
+
+def library_versions() -> dict[str, str]:
+    """Return the versions of Python and of ``LIBRARIES``, without those that are not installed."""
+    versions = {"python": platform.python_version()}
+    for name in LIBRARIES:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return versions
+
+
+def _json_value(value: Any) -> Any:  # noqa: ANN401 - any JSON value
+    """Return a value as JSON can hold it: null for numbers that are not finite, text for paths."""
+    if isinstance(value, Mapping):
+        return {str(key): _json_value(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_json_value(item) for item in value]
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+
+def _group_from_json(values: Mapping[str, Any]) -> GroupSummary:
+    methods = {
+        name: MethodSummary(
+            score=Estimate(**method["score"]),
+            gain_recovered=Recovered(**method["gain_recovered"]),
+            lead_of_translated=Estimate(**method["lead_of_translated"]) if method["lead_of_translated"] else None,
+        )
+        for name, method in values["methods"].items()
+    }
+    return GroupSummary(
+        num_clients=values["num_clients"],
+        methods=methods,
+        pgr=Recovered(**values["pgr"]),
+        gain_recovered=Recovered(**values["gain_recovered"]),
+    )

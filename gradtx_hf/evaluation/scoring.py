@@ -1,0 +1,98 @@
+"""Score one model with one adapter on held-out examples."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from datasets import Dataset
+from peft import PeftModel
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from gradtx_hf.errors import DataError
+from gradtx_hf.evaluation.arguments import MetricName
+from gradtx_hf.evaluation.metrics import exact_match
+from gradtx_hf.finetuning import bits_per_character, generate_completions, load_language_model, reset_adapter
+from gradtx_hf.lora import load_adapter
+
+
+NEEDED_COLUMNS = {"exact_match": ("prompt", "completion"), "bits_per_character": ("text",)}
+
+
+def check_columns(examples: Dataset, metric: MetricName, *, task: str) -> None:
+    """Check that the metric can be computed on the examples.
+
+    Raises:
+        DataError: If a column is missing.
+    """
+    missing = [column for column in NEEDED_COLUMNS[metric] if column not in examples.column_names]
+    if missing:
+        raise DataError(
+            f"test data of client '{task}' have no {missing[0]}, which {metric} needs; they have "
+            f"{', '.join(examples.column_names)}. Name the columns, or choose another metric."
+        )
+
+
+@dataclass(frozen=True)
+class ScoringSettings:
+    """What is measured, and how much at once.
+
+    Attributes:
+        metric: ``exact_match``: share of greedy completions that equal the reference, in [0, 1].
+            ``bits_per_character``: see ``gradtx_hf.finetuning.bits_per_character``.
+        max_new_tokens: Most tokens of a completion.
+        max_length: Most tokens of a text.
+        batch_size: Examples at once.
+    """
+
+    metric: MetricName
+    max_new_tokens: int
+    max_length: int
+    batch_size: int
+
+
+def score_states(
+    init: str,
+    states: Mapping[str, Mapping[str, Tensor]],
+    examples: Dataset,
+    *,
+    settings: ScoringSettings,
+) -> dict[str, float]:
+    """Score a base model with several adapters of one layout, one after the other.
+
+    Args:
+        init: Folder of an adapter of that layout, which names the base model.
+        states: Method name to factors by name.
+        examples: Held-out examples with the metric's columns.
+        settings: What is measured.
+
+    Returns:
+        Method name to score.
+    """
+    adapter = load_adapter(init)
+    language_model, tokenizer = load_language_model(adapter.base_model, revision=adapter.config.revision)
+    model = PeftModel.from_pretrained(language_model, init)
+    scores = {}
+    for method, state in states.items():
+        reset_adapter(model, state)
+        scores[method] = score(model, tokenizer, examples, settings=settings)
+    return scores
+
+
+def score(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, examples: Dataset, *, settings: ScoringSettings
+) -> float:
+    """Score one model with its adapter, in the metric's unit."""
+    if settings.metric == "exact_match":
+        completions = generate_completions(
+            model,
+            tokenizer,
+            examples["prompt"],
+            max_new_tokens=settings.max_new_tokens,
+            batch_size=settings.batch_size,
+        )
+        return exact_match(completions, examples["completion"])
+    return bits_per_character(
+        model, tokenizer, examples["text"], max_length=settings.max_length, batch_size=settings.batch_size
+    )

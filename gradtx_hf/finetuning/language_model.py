@@ -1,0 +1,54 @@
+"""Load a base language model and its tokenizer, or say in one line why not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
+
+from gradtx_hf.errors import ConfigurationError, MissingFileError
+
+
+def load_language_model(
+    name_or_path: str, *, revision: str | None = None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load a causal language model and its tokenizer: float32 on a CPU, the checkpoint's own type where a GPU is.
+
+    Args:
+        name_or_path: A local folder, or the id of a model on the Hub.
+        revision: Branch, tag or commit on the Hub.
+
+    Raises:
+        MissingFileError: If there is no such model, or it cannot be fetched.
+        ConfigurationError: If it is no causal language model.
+    """
+    looks_local = name_or_path.startswith((".", "~", "/")) or name_or_path.count("/") > 1
+    if looks_local and not Path(name_or_path).is_dir():
+        raise MissingFileError(f"model '{name_or_path}' is not there. Give a folder, or the id of a model on the Hub.")
+    dtype = "auto" if torch.cuda.is_available() else torch.float32
+    try:
+        with _without_bars():
+            tokenizer = AutoTokenizer.from_pretrained(name_or_path, revision=revision)
+            model = AutoModelForCausalLM.from_pretrained(name_or_path, revision=revision, dtype=dtype)
+    except OSError as error:
+        reason = str(error).split("\n", 1)[0]
+        raise MissingFileError(f"model '{name_or_path}' cannot be loaded: {reason}") from error
+    except ValueError as error:
+        reason = str(error).split("\n", 1)[0]
+        raise ConfigurationError(f"model '{name_or_path}' is no causal language model: {reason}") from error
+    return model.eval(), tokenizer
+
+
+@contextmanager
+def _without_bars() -> Iterator[None]:
+    is_shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if is_shown:
+            transformers_logging.enable_progress_bar()

@@ -1,0 +1,100 @@
+"""FineTuningRecipe: every number that determines one fine-tuning run, apart from its data and seed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal
+
+from gradtx_hf.errors import ConfigurationError
+
+
+Schedule = Literal["linear", "constant"]
+
+
+@dataclass(frozen=True)
+class FineTuningRecipe:
+    """How one adapter is fine-tuned: AdamW on batches drawn without replacement, epoch by epoch.
+
+    Attributes:
+        num_steps: Optimizer steps; the most there are if ``until_converged``.
+        batch_size: Examples per forward pass.
+        learning_rate: Peak learning rate of AdamW.
+        gradient_accumulation_steps: Forward passes per optimizer step.
+        schedule: ``linear`` falls to ``final_learning_rate_share`` at ``num_steps``; ``constant`` stays.
+        final_learning_rate_share: Share of the peak that a linear schedule ends at, in [0, 1).
+        warmup_steps: Steps of linear rise from 0, before either schedule.
+        weight_decay: AdamW's decoupled weight decay; 0.01 (paper, appendix).
+        max_grad_norm: Norm that gradients are clipped to; 0 turns clipping off.
+        max_length: Most tokens per example.
+        until_converged: Stop once the mean loss no longer improves.
+        convergence_window: Steps per mean.
+        convergence_threshold: Least relative improvement over the window before, in (0, 1).
+        convergence_patience: Windows in a row without that improvement before the run stops.
+    """
+
+    num_steps: int
+    batch_size: int
+    learning_rate: float
+    gradient_accumulation_steps: int = 1
+    schedule: Schedule = "linear"
+    final_learning_rate_share: float = 0.1
+    warmup_steps: int = 0
+    weight_decay: float = 0.01
+    max_grad_norm: float = 1.0
+    max_length: int = 512
+    until_converged: bool = False
+    convergence_window: int = 20
+    convergence_threshold: float = 0.01
+    convergence_patience: int = 3
+
+    def __post_init__(self) -> None:
+        """Check every value.
+
+        Raises:
+            ConfigurationError: If a value is out of its range.
+        """
+        for name in (
+            "num_steps",
+            "batch_size",
+            "gradient_accumulation_steps",
+            "convergence_window",
+            "convergence_patience",
+        ):
+            _require(self, name, getattr(self, name) >= 1, "at least 1")
+        _require(self, "max_length", self.max_length >= 2, "at least 2 tokens")
+        _require(self, "learning_rate", 0 < self.learning_rate < math.inf, "a positive number")
+        _require(self, "schedule", self.schedule in ("linear", "constant"), "'linear' or 'constant'")
+        _require(self, "final_learning_rate_share", 0 <= self.final_learning_rate_share < 1, "a share in [0, 1)")
+        _require(self, "convergence_threshold", 0 < self.convergence_threshold < 1, "a share in (0, 1)")
+        for name in ("warmup_steps", "weight_decay", "max_grad_norm"):
+            _require(self, name, getattr(self, name) >= 0, "0 or more")
+        _require(self, "warmup_steps", self.warmup_steps < self.num_steps, f"less than num_steps={self.num_steps}")
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> FineTuningRecipe:
+        """Build a recipe from configuration values.
+
+        Raises:
+            ConfigurationError: If a key is unknown, a required one is missing, or a value is out of range.
+        """
+        known = {field.name for field in fields(cls)}
+        unknown = sorted(set(values) - known)
+        if unknown:
+            raise ConfigurationError(
+                f"got unknown recipe key '{unknown[0]}', expected any of {', '.join(sorted(known))}."
+            )
+        missing = [name for name in ("num_steps", "batch_size", "learning_rate") if name not in values]
+        if missing:
+            raise ConfigurationError(f"the fine-tuning recipe lacks '{missing[0]}'. Add it.")
+        return cls(**values)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all values, for configuration files and plans."""
+        return asdict(self)
+
+
+def _require(recipe: FineTuningRecipe, name: str, is_met: bool, expected: str) -> None:  # noqa: FBT001 - private
+    if not is_met:
+        raise ConfigurationError(f"got {name}={getattr(recipe, name)!r}, expected {expected}.")

@@ -1,0 +1,190 @@
+"""Bring what a user names, a folder or a repository on the Hub, to a folder on this machine.
+
+Only JSON, safetensors and Markdown files are fetched: nothing that could run code. No message holds a token.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from huggingface_hub import constants, snapshot_download
+from huggingface_hub.errors import (  # type: ignore[attr-defined]  # HTTPError: the HTTP client's own, not re-exported
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    HTTPError,
+    LocalEntryNotFoundError,
+    LocalTokenNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # exported without __all__
+
+from gradtx_hf.errors import ConfigurationError, GradTxError, MissingFileError
+
+
+FETCHED_PATTERNS = ("*.json", "*.safetensors", "*.md")
+TOKEN_PATTERN = re.compile(r"hf_\w+")
+
+
+@dataclass(frozen=True)
+class ResolvedFolder:
+    """A folder on this machine and where it came from.
+
+    Attributes:
+        path: The folder.
+        name: What the user called it, without a revision; messages and cards use it.
+        commit: The commit's sha if it came from the Hub, None for a local folder.
+    """
+
+    path: Path
+    name: str
+    commit: str | None
+
+
+def resolve_folder(
+    repo_or_path: str | Path,
+    *,
+    revision: str | None = None,
+    token: str | None = None,
+    cache_dir: str | Path | None = None,
+    local_files_only: bool = False,
+    subfolder: str | None = None,
+) -> ResolvedFolder:
+    """Return a local folder as it is, or fetch a repository's files.
+
+    Args:
+        repo_or_path: A folder that exists, or ``owner/name`` or ``owner/name@revision`` on the Hub.
+        revision: Branch, tag or commit of the repository; the default branch if None.
+        token: Access token; the one that ``hf auth login`` stored if None.
+        cache_dir: Where fetched files are kept; the Hub's cache if None.
+        local_files_only: Whether to use only what the cache holds, without the network.
+        subfolder: Folder inside the repository or the local folder to return.
+
+    Raises:
+        ConfigurationError: If arguments contradict each other, or one cannot be used.
+        MissingFileError: If there is neither a folder nor a repository of that name that can be read.
+    """
+    if _exists(repo_or_path):
+        if revision is not None:
+            raise ConfigurationError(
+                f"'{repo_or_path}' is a local folder, which has no revision '{_without_tokens(revision)}'. "
+                "Leave the revision out."
+            )
+        return ResolvedFolder(_inner(Path(repo_or_path), subfolder, str(repo_or_path)), str(repo_or_path), None)
+    repo, revision = _split_revision(str(repo_or_path), revision)
+    _check_token(token)
+    try:
+        fetched = snapshot_download(
+            repo,
+            revision=revision,
+            token=token,
+            cache_dir=cache_dir,
+            local_files_only=local_files_only,
+            allow_patterns=list(FETCHED_PATTERNS),
+        )
+    except (HTTPError, OSError, HFValidationError) as error:
+        raise _explain(error, repo=repo, revision=revision, local_files_only=local_files_only) from error
+    folder = Path(fetched)
+    if not folder.is_dir():
+        raise MissingFileError(
+            f"repository '{repo}' holds no {', '.join(FETCHED_PATTERNS)} file. Give the id of one that does."
+        )
+    return ResolvedFolder(_inner(folder, subfolder, repo), repo, folder.name)
+
+
+def _exists(path: str | Path) -> bool:
+    try:
+        return path != "" and Path(path).exists()
+    except OSError:  # a name that no file system takes
+        return False
+
+
+def _split_revision(name: str, revision: str | None) -> tuple[str, str | None]:
+    """Split ``owner/name@revision``, and check that it can be a repository's id."""
+    repo, _, own_revision = name.partition("@")
+    is_plausible = repo.count("/") == 1
+    try:
+        validate_repo_id(repo)
+    except HFValidationError:
+        is_plausible = False
+    if not is_plausible:
+        raise MissingFileError(
+            f"'{_without_tokens(name)}' is no folder on this machine, and no repository id. "
+            "Check the path, or give an id such as 'owner/name'."
+        )
+    if own_revision and revision and own_revision != revision:
+        raise ConfigurationError(
+            f"'{_without_tokens(name)}' names a revision, and another one is given, '{_without_tokens(revision)}'. "
+            "Give one of them."
+        )
+    return repo, own_revision or revision
+
+
+def _check_token(token: str | None) -> None:
+    if token is not None and not re.fullmatch(r"[!-~]+", token):
+        raise ConfigurationError(
+            "the token holds spaces, line breaks or other characters that no token has. Copy it again from "
+            "https://huggingface.co/settings/tokens."
+        )
+
+
+def _inner(folder: Path, subfolder: str | None, name: str) -> Path:
+    """Return the folder, or a folder inside it, that must be there."""
+    if subfolder is not None:
+        parts = PurePosixPath(subfolder)
+        if parts.is_absolute() or ".." in parts.parts:
+            raise ConfigurationError(f"subfolder '{subfolder}' leads out of '{name}'. Give a folder inside it.")
+        folder = folder / parts
+    if not folder.is_dir():
+        place = f"'{name}' has no folder '{subfolder}'" if subfolder is not None else f"'{name}' is not a folder"
+        raise MissingFileError(f"{place}. Check the path.")
+    return folder
+
+
+def _explain(error: Exception, *, repo: str, revision: str | None, local_files_only: bool) -> GradTxError:
+    """Say in one line why a repository could not be fetched, and what to do."""
+    cause = error.__cause__ if isinstance(error, LocalEntryNotFoundError) and error.__cause__ else error
+    status = cause.response.status_code if isinstance(cause, HfHubHTTPError) else None
+    at_revision = f" at revision '{_without_tokens(revision)}'" if revision else ""
+    if isinstance(cause, GatedRepoError):
+        text = f"repository '{repo}' is gated. Ask for access on its page, then give a token of that account"
+    elif isinstance(cause, RevisionNotFoundError):
+        text = f"repository '{repo}' has no revision '{_without_tokens(revision or 'main')}'. Check the revision"
+    elif isinstance(cause, RepositoryNotFoundError):
+        text = (
+            f"there is no folder '{repo}', and no repository '{repo}' that you may read at {_endpoint()}. "
+            "Check the id; if it is private, give a token (or run 'hf auth login')"
+        )
+    elif isinstance(cause, LocalTokenNotFoundError):
+        text = "no token is stored on this machine. Run 'hf auth login', or give one"
+    elif status in (401, 403):
+        text = f"{_endpoint()} refuses the token for repository '{repo}' (HTTP {status}). Give a valid one"
+    elif status is not None:
+        text = f"{_endpoint()} failed with HTTP {status} for repository '{repo}'. Try again later"
+    elif local_files_only or constants.is_offline_mode():
+        text = (
+            f"repository '{repo}'{at_revision} is not, or not wholly, in the cache, and the network is switched off. "
+            "Allow the network once"
+        )
+    elif isinstance(cause, HFValidationError):
+        text = f"'{repo}' is no repository id. Give one such as 'owner/name'"
+    elif isinstance(cause, HTTPError) or isinstance(error, LocalEntryNotFoundError):
+        text = (
+            f"there is no folder '{repo}', and repository '{repo}'{at_revision} is not in the cache and cannot be "
+            f"fetched: no connection to {_endpoint()} ({type(cause).__name__}). Check the path or the network"
+        )
+    else:
+        text = f"repository '{repo}' cannot be stored: {_without_tokens(str(cause))}. Check the disk and cache_dir"
+    return MissingFileError(f"{text}.")
+
+
+def _endpoint() -> str:
+    """Return the Hub's address without a user name or password in it."""
+    return re.sub(r"//[^/@]*@", "//", constants.ENDPOINT)
+
+
+def _without_tokens(text: str) -> str:
+    return TOKEN_PATTERN.sub("hf_…", " ".join(text.split()))

@@ -1,0 +1,142 @@
+"""GradTransformerTrainingArguments: Trainer's arguments with the paper's defaults, and a few of our own.
+
+Source: paper Sec. 4 and appendix; what is ours says so.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from transformers import TrainingArguments
+
+from gradtx_hf.errors import ConfigurationError
+from gradtx_hf.model.configuration import T5Value
+
+
+T5_FIELDS = (
+    "d_model",
+    "d_kv",
+    "d_ff",
+    "num_layers",
+    "num_decoder_layers",
+    "num_heads",
+    "dropout_rate",
+    "feed_forward_proj",
+)
+
+
+@dataclass
+class GradTransformerTrainingArguments(TrainingArguments):
+    """Arguments of the training of a translator.
+
+    Raises:
+        ConfigurationError: If a value of ours is out of range, or two do not go together.
+    """
+
+    per_device_train_batch_size: int = 32  # "batch size 32" (paper)
+    """Pairs in a batch, on each device."""
+
+    per_device_eval_batch_size: int = 32
+    """Validation pairs in a batch, on each device."""
+
+    num_train_epochs: float = 30.0  # "30 epochs" (paper)
+    """Passes over the training pairs."""
+
+    learning_rate: float = 1e-3  # ours, for the small default model; 2e-5…8e-5 for Flan-T5-Large (paper)
+    """Learning rate of Adam at the start."""
+
+    optim: str = "adamw_torch_fused"  # with weight_decay 0 it is Adam (paper Eq. 10)
+    """The optimizer."""
+
+    logging_steps: float = 50
+    """Steps (optimizer updates) between two lines of the log."""
+
+    eval_strategy: str = "epoch"
+    """When to validate: ``no``, ``steps`` or ``epoch``."""
+
+    save_strategy: str = "epoch"
+    """When to write a checkpoint; as ``eval_strategy``, so that the best one is there to be restored."""
+
+    save_total_limit: int | None = 2
+    """Checkpoints kept; the best one is among them."""
+
+    load_best_model_at_end: bool = True
+    """Whether the best checkpoint is restored at the end; without validation there is none, and this is ignored."""
+
+    metric_for_best_model: str | None = "eval_generated_relative_error"
+    """What makes a checkpoint the best: the error of the model's own generation, which is how it will be used."""
+
+    greater_is_better: bool | None = False
+    """Errors are better when small."""
+
+    remove_unused_columns: bool = False
+    """Pairs have no columns to remove."""
+
+    dataloader_pin_memory: bool = False
+    """Whether batches are copied to page-locked memory; worth it for large blocks on a GPU."""
+
+    validation_share: float = 0.05  # "95:5" (paper)
+    """Share of the shadow sets kept for validation, in [0, 1); at least one set unless 0."""
+
+    input_noise: float = 0.0  # ours
+    """Standard deviation of the Gaussian noise added to source tokens, in standardised units."""
+
+    mixing: float = 0.0  # ours
+    """Probability, in [0, 1], that a pair is mixed with another of its batch, source and target alike."""
+
+    from_t5: str | None = None  # "Flan-T5-Large" (paper); None, from scratch, is ours
+    """Folder or repository of a pretrained T5 whose stacks the translator starts from."""
+
+    from_t5_revision: str | None = None
+    """Branch, tag or commit of ``from_t5``."""
+
+    d_model: int | None = None
+    """H, the width of the translator. This and the fields below: None is the configuration's default."""
+
+    d_kv: int | None = None
+    """Width of an attention head."""
+
+    d_ff: int | None = None
+    """Width of the feed-forward layers."""
+
+    num_layers: int | None = None
+    """Layers of the encoder."""
+
+    num_decoder_layers: int | None = None
+    """Layers of the decoder; None: as many as the encoder."""
+
+    num_heads: int | None = None
+    """Attention heads."""
+
+    dropout_rate: float | None = None
+    """Dropout, in [0, 1)."""
+
+    feed_forward_proj: str | None = None
+    """Activation of the feed-forward layers, such as ``relu`` or ``gated-gelu``."""
+
+    def __post_init__(self) -> None:
+        """Check the values of ours, then let transformers check its own."""
+        if not 0 <= self.validation_share < 1:
+            raise ConfigurationError(f"got validation_share={self.validation_share}, expected a share in [0, 1).")
+        if self.input_noise < 0:
+            raise ConfigurationError(f"got input_noise={self.input_noise}, expected a standard deviation >= 0.")
+        if not 0 <= self.mixing <= 1:
+            raise ConfigurationError(f"got mixing={self.mixing}, expected a probability in [0, 1].")
+        if self.from_t5 is not None and self.t5_fields:
+            raise ConfigurationError(
+                f"got {', '.join(self.t5_fields)} together with from_t5={self.from_t5!r}, which brings its own. "
+                "Leave out the one or the other."
+            )
+        if self.push_to_hub:
+            raise ConfigurationError(
+                "got push_to_hub=True, but training writes local checkpoints only. Publish the finished translator."
+            )
+        if self.eval_strategy == "no":
+            self.load_best_model_at_end = False
+            self.metric_for_best_model = None
+        super().__post_init__()  # type: ignore[no-untyped-call]  # untyped in transformers
+
+    @property
+    def t5_fields(self) -> dict[str, T5Value]:
+        """The T5 fields that were given."""
+        return {name: getattr(self, name) for name in T5_FIELDS if getattr(self, name) is not None}

@@ -1,0 +1,137 @@
+"""``train``: from a curated store's folder to a translator's folder.
+
+Source: paper Sec. 4, phase 2; partitions: paper Sec. 5; the distance limit is ours.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from transformers.trainer_utils import get_last_checkpoint
+
+from gradtx_hf.errors import ConfigurationError
+from gradtx_hf.lora import Adapter, load_adapter
+from gradtx_hf.output import require_new_folder, write_json
+from gradtx_hf.training.arguments import GradTransformerTrainingArguments
+from gradtx_hf.training.train import TrainedTranslator, train_translator
+from gradtx_hf.translation import SOURCE_INIT, TARGET_INIT, PeftTranslator
+from gradtx_hf.updates import UpdateVector, align_adapter
+from gradtx_hf.updates.partition import Partition, partition_store
+from gradtx_hf.updates.store import UpdateStore
+
+
+logger = logging.getLogger(__name__)
+
+TRAINING_FILE = "training.json"
+NUM_MEASURED_SETS = 64
+"""Shadow sets whose distance to the start is measured; all where there are fewer."""
+
+
+@dataclass
+class TranslatorArguments(GradTransformerTrainingArguments):
+    """What ``gradtx train`` takes: a store, how to take updates apart, and all of the trainer's arguments.
+
+    ``output_dir`` is the translator's folder; checkpoints lie in a folder beside it until training has ended, and the
+    same command goes on from them.
+    """
+
+    store: str = ""
+    """Folder of the curated store."""
+
+    partition: Partition = "block"
+    """``block``: one translator for whole blocks. ``projection``: one per projection, outputs merged. ``reversed``."""
+
+    def __post_init__(self) -> None:
+        """Check what is ours, then what is the trainer's."""
+        if not self.store:
+            raise ConfigurationError("'store' is missing. Give it in --config, or as --store.")
+        super().__post_init__()
+
+
+def train(arguments: TranslatorArguments) -> PeftTranslator:
+    """Train a translator and write its folder, with ``training.json`` (arguments and errors) in it.
+
+    Raises:
+        OutputExistsError: If the output folder exists and is not empty.
+        StoreError: If the store is not complete.
+        ConfigurationError: If a value cannot be used.
+    """
+    output_dir = require_new_folder(str(arguments.output_dir))
+    store = UpdateStore.open(arguments.store)
+    inits = {name: load_adapter(store.folder / name) for name in (SOURCE_INIT, TARGET_INIT)}
+    limit = start_distance_limit(store, inits[SOURCE_INIT])
+    work_dir = output_dir.with_name(f"{output_dir.name}-checkpoints")
+    trained: dict[str, TrainedTranslator] = {}
+    for name, view in partition_store(store, arguments.partition).items():
+        part = _part_arguments(arguments, work_dir / name if name else work_dir)
+        trained[name] = train_translator(
+            view,
+            part,
+            source_base_model=inits[SOURCE_INIT].base_model,
+            source_base_revision=inits[SOURCE_INIT].config.revision,
+            target_base_model=inits[TARGET_INIT].base_model,
+            target_base_revision=inits[TARGET_INIT].config.revision,
+            start_distance_limit=limit,
+        )
+    models = {name: result.model.cpu() for name, result in trained.items()}
+    translator = PeftTranslator(
+        models[""] if "" in models else models, inits[SOURCE_INIT], inits[TARGET_INIT], name=str(output_dir)
+    )
+    translator.save_pretrained(output_dir)
+    write_json(output_dir / TRAINING_FILE, _record(arguments, trained))
+    shutil.rmtree(work_dir, ignore_errors=True)
+    logger.info("wrote the translator to %s", output_dir)
+    return translator
+
+
+def start_distance_limit(store: UpdateStore, source_init: Adapter) -> float:
+    """Return the largest distance to the start that is accepted: halfway between the farthest shadow and 1.
+
+    Args:
+        store: The store; every shadow set's last source update is measured, or ``NUM_MEASURED_SETS`` spread over it.
+        source_init: The start.
+
+    Returns:
+        A limit in (0, 1] for ``Alignment.start_distance``; adapters that began elsewhere lie near 1.
+    """
+    step = max(1, store.num_shadow_sets // NUM_MEASURED_SETS)
+    scales = source_init.scales
+    farthest = 0.0
+    for k in range(0, store.num_shadow_sets, step):
+        update = UpdateVector(store.read("source", k)[-1], store.source_layout)
+        state = update.added_to(source_init.tensors)
+        alignment = align_adapter(state, source_init.tensors, scales=scales, start_scales=scales)
+        farthest = max(farthest, alignment.start_distance)
+    return (1 + farthest) / 2
+
+
+def _part_arguments(arguments: TranslatorArguments, work_dir: Path) -> GradTransformerTrainingArguments:
+    """Return one part's trainer arguments, with its own checkpoint folder, going on from its last checkpoint."""
+    own = {field.name for field in fields(TranslatorArguments)} - {"store", "partition"}
+    values = {f.name: getattr(arguments, f.name) for f in fields(GradTransformerTrainingArguments) if f.init and f.name in own}
+    last = get_last_checkpoint(str(work_dir)) if work_dir.is_dir() else None
+    if last is not None:
+        logger.info("going on from %s", last)
+    return GradTransformerTrainingArguments(
+        **values | {"output_dir": str(work_dir), "resume_from_checkpoint": last or arguments.resume_from_checkpoint}
+    )
+
+
+def _record(arguments: TranslatorArguments, trained: dict[str, TrainedTranslator]) -> dict[str, object]:
+    return {
+        "arguments": arguments.to_dict(),
+        "parts": {
+            name or "whole": {
+                "metrics": result.metrics,
+                "train_loss": result.train_loss,
+                "num_steps": result.num_steps,
+                "num_training_pairs": len(result.split.train),
+                "validation_shadow_sets": sorted({pair[0] for pair in result.split.validation}),
+                "seconds": round(result.seconds, 1),
+            }
+            for name, result in trained.items()
+        },
+    }

@@ -1,0 +1,363 @@
+"""PeftTranslator: source adapters in, a target adapter out, without loading a language model.
+
+Axes: C clients, N_S / N_T blocks, D_S / D_T block sizes. Source: paper Sec. 4 (deployment) and Eqs. 2-3.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig
+from torch import Tensor
+
+from gradtx_hf.errors import AdapterError, ConfigurationError, LayoutError, MissingFileError
+from gradtx_hf.hub import resolve_folder
+from gradtx_hf.lora import Adapter, load_adapter, peft_key, save_adapter
+from gradtx_hf.model import GradTransformerModel
+from gradtx_hf.output import new_folder, write_json
+from gradtx_hf.translation.aggregation import Aggregation, aggregate_updates
+from gradtx_hf.updates import Alignment, BlockLayout, UpdateVector, align_adapter
+from gradtx_hf.updates.layout import describe_difference
+
+
+SOURCE_INIT = "source_init"
+TARGET_INIT = "target_init"
+PARTS_FOLDER = "parts"
+CONFIG_FILE = "config.json"
+REPORT_FILE = "translation.json"
+
+
+@dataclass(frozen=True, eq=False)
+class TranslatedAdapter:
+    """A target adapter that a translator wrote.
+
+    Attributes:
+        peft_config: PEFT's configuration, that of the translator's ``target_init``.
+        tensors: Factors by name ``<module path>.<factor>``, float32.
+        report: What was translated and how, as JSON values.
+    """
+
+    peft_config: LoraConfig
+    tensors: dict[str, Tensor]
+    report: dict[str, Any]
+
+    @property
+    def state_dict(self) -> dict[str, Tensor]:
+        """The tensors under PEFT's keys, as ``peft.set_peft_model_state_dict`` takes them."""
+        return {peft_key(name): tensor for name, tensor in self.tensors.items()}
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write a folder that ``PeftModel.from_pretrained`` loads, with the report beside the two PEFT files.
+
+        Raises:
+            OutputExistsError: If the folder exists and is not empty.
+        """
+        with new_folder(folder) as temporary:
+            save_adapter(temporary, config=self.peft_config, tensors=self.tensors)
+            write_json(temporary / REPORT_FILE, self.report)
+
+
+@dataclass(frozen=True, eq=False)
+class SourceUpdate:
+    """One client's adapter, aligned to the translator's start.
+
+    Attributes:
+        adapter: The adapter as it was read.
+        alignment: The aligned factors and their distances.
+        commit: The commit it came from, if it came from the Hub.
+    """
+
+    adapter: Adapter
+    alignment: Alignment
+    commit: str | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class PeftTranslator:
+    """A Gradient Transformer with the two initial adapters that its updates are measured against.
+
+    Attributes:
+        model: The model; or several by name, each for a part of the tensors (paper: q and v separately), whose
+            outputs are merged.
+        source_init: The adapter that clients start from.
+        target_init: The adapter that generated updates are added to.
+        name: What messages and reports call the translator.
+        commit: The commit it came from, if it came from the Hub.
+    """
+
+    model: GradTransformerModel | Mapping[str, GradTransformerModel]
+    source_init: Adapter
+    target_init: Adapter
+    name: str = "translator"
+    commit: str | None = None
+    parts: dict[str, GradTransformerModel] = field(init=False)
+
+    def __post_init__(self) -> None:
+        parts = dict(self.model) if isinstance(self.model, Mapping) else {"": self.model}
+        object.__setattr__(self, "parts", parts)
+        for side, init in (("source", self.source_init), ("target", self.target_init)):
+            layouts = [getattr(part.config, f"{side}_layout") for part in parts.values()]
+            _check_parts(layouts, init, side=side, name=self.name)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        repo_or_path: str | Path,
+        *,
+        revision: str | None = None,
+        token: str | None = None,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> PeftTranslator:
+        """Load a translator from a folder or a Hub repository.
+
+        Args:
+            repo_or_path: A folder, ``owner/name`` or ``owner/name@revision``.
+            revision: Branch, tag or commit of a repository.
+            token: Hub token for private repositories; by default the one that is logged in.
+            cache_dir: Hub cache folder.
+            local_files_only: Whether to use the cache alone.
+            device: Where the model goes.
+            dtype: float32 or bfloat16; the standardisation statistics stay in float32.
+
+        Raises:
+            MissingFileError: If it is not there, or holds no translator.
+            LayoutError: If its model and its initial adapters do not belong together.
+        """
+        resolved = resolve_folder(
+            repo_or_path, revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only
+        )
+        folders = _model_folders(resolved.path, label=resolved.name)
+        models = {
+            name: GradTransformerModel.from_pretrained(folder, dtype=dtype).to(device).eval()
+            for name, folder in folders.items()
+        }
+        return cls(
+            models[""] if list(models) == [""] else models,
+            load_adapter(resolved.path / SOURCE_INIT, name=f"{resolved.name}/{SOURCE_INIT}"),
+            load_adapter(resolved.path / TARGET_INIT, name=f"{resolved.name}/{TARGET_INIT}"),
+            name=resolved.name,
+            commit=resolved.commit,
+        )
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write the translator's folder: model, ``source_init/`` and ``target_init/``.
+
+        Raises:
+            OutputExistsError: If the folder exists and is not empty.
+        """
+        with new_folder(folder) as temporary:
+            for name, model in self.parts.items():
+                model.save_pretrained(temporary / PARTS_FOLDER / name if name else temporary)
+            for subfolder, init in ((SOURCE_INIT, self.source_init), (TARGET_INIT, self.target_init)):
+                save_adapter(temporary / subfolder, config=init.config, tensors=init.tensors)
+
+    def read(
+        self,
+        adapter: str | Path | Adapter,
+        *,
+        revision: str | None = None,
+        token: str | None = None,
+        allow_other_start: bool = False,
+        allow_other_base: bool = False,
+    ) -> SourceUpdate:
+        """Read a client's adapter and align it to ``source_init``.
+
+        Args:
+            adapter: A folder, ``owner/name[@revision]``, or an adapter already read.
+            revision: Branch, tag or commit of a repository.
+            token: Hub token for private repositories.
+            allow_other_start: Accept an adapter that was not trained from ``source_init``.
+            allow_other_base: Accept an adapter whose base model has another name.
+
+        Raises:
+            AdapterError: If it is no LoRA adapter, was trained on another base model, or from another start.
+            LayoutError: If it adapts other modules, or modules of other widths.
+            MissingFileError: If it is not there.
+        """
+        commit = None
+        if not isinstance(adapter, Adapter):
+            resolved = resolve_folder(adapter, revision=revision, token=token)
+            adapter, commit = load_adapter(resolved.path, name=resolved.name), resolved.commit
+        _check_modules(adapter, self.source_init, translator=self.name)
+        alignment = _align(adapter, self.source_init)
+        if adapter.base_model != self.source_init.base_model and not allow_other_base:
+            raise AdapterError(
+                f"adapter '{adapter.name}' was trained on base model '{adapter.base_model}', translator '{self.name}' "
+                f"is for '{self.source_init.base_model}'. If these are the same weights under two names, pass "
+                "--allow-other-base (allow_other_base=True)."
+            )
+        limit = self.start_distance_limit
+        if limit is not None and alignment.start_distance > limit and not allow_other_start:
+            raise AdapterError(
+                f"adapter '{adapter.name}' did not start from this translator's source_init (distance "
+                f"{alignment.start_distance:.2f}, at most {limit:.2f}): its translation would be unreliable. Train it "
+                f"from '{self.name}/{SOURCE_INIT}', or pass --allow-other-start (allow_other_start=True)."
+            )
+        return SourceUpdate(adapter, alignment, commit)
+
+    @property
+    def start_distance_limit(self) -> float | None:
+        """Largest distance to ``source_init`` that is accepted, in [0, 1]; None: any."""
+        limits = [part.config.start_distance_limit for part in self.parts.values()]
+        return min((limit for limit in limits if limit is not None), default=None)
+
+    def translate(
+        self,
+        adapters: str | Path | Adapter | Sequence[str | Path | Adapter],
+        *,
+        aggregation: Aggregation = "mean",
+        weights: Sequence[float] | None = None,
+        revision: str | None = None,
+        token: str | None = None,
+        allow_other_start: bool = False,
+        allow_other_base: bool = False,
+    ) -> TranslatedAdapter:
+        """Translate one client's adapter, or the aggregate of several (paper Eqs. 2-3), into a target adapter.
+
+        Args:
+            adapters: Folders, repo ids or adapters; one or several.
+            aggregation: How several updates become one: ``mean``, ``sum``, ``median`` or ``trimmed_mean``.
+            weights: One weight per adapter, for ``mean`` and ``sum``.
+            revision: Branch, tag or commit for adapters from the Hub.
+            token: Hub token for private repositories.
+            allow_other_start: Accept adapters that were not trained from ``source_init``.
+            allow_other_base: Accept adapters whose base model has another name.
+
+        Raises:
+            AdapterError: If an adapter is refused; see ``read``.
+            LayoutError: If an adapter does not fit the translator.
+            ConfigurationError: If there is no adapter, or aggregation and weights do not fit.
+        """
+        start_time = time.perf_counter()
+        listed = [adapters] if isinstance(adapters, (str, Path, Adapter)) else list(adapters)
+        if not listed:
+            raise ConfigurationError("got no adapter to translate, expected at least one.")
+        sources = [
+            self.read(
+                adapter,
+                revision=revision,
+                token=token,
+                allow_other_start=allow_other_start,
+                allow_other_base=allow_other_base,
+            )
+            for adapter in listed
+        ]
+        states = [source.alignment.state for source in sources]
+        tensors = self.translate_states(states, aggregation=aggregation, weights=weights)
+        config = copy.deepcopy(self.target_init.config)
+        report = self._report(sources, tensors, aggregation=aggregation, weights=weights)
+        report["seconds"] = round(time.perf_counter() - start_time, 3)
+        return TranslatedAdapter(config, tensors, report)
+
+    @torch.no_grad()
+    def translate_states(
+        self,
+        states: Sequence[Mapping[str, Tensor]],
+        *,
+        aggregation: Aggregation = "mean",
+        weights: Sequence[float] | None = None,
+    ) -> dict[str, Tensor]:
+        """Translate aligned source factors into target factors; see ``translate``."""
+        target: dict[str, Tensor] = {}
+        for model in self.parts.values():
+            layout = model.config.source_layout
+            start = _part_of(self.source_init.tensors, layout)
+            tokens = torch.stack([UpdateVector.between(_part_of(s, layout), start, layout).tokens for s in states])
+            aggregate = aggregate_updates(tokens, aggregation=aggregation, weights=weights)
+            generated = model.generate_updates(aggregate[None].to(model.device))[0].float().cpu()  # [N_T, D_T]
+            target_layout = model.config.target_layout
+            before = _part_of(self.target_init.tensors, target_layout)
+            target |= UpdateVector(generated, target_layout).added_to(before)
+        return {name: target[name] for name in self.target_init.tensors}
+
+    def _report(
+        self,
+        sources: Sequence[SourceUpdate],
+        tensors: Mapping[str, Tensor],
+        *,
+        aggregation: str,
+        weights: Sequence[float] | None,
+    ) -> dict[str, Any]:
+        return {
+            "translator": {"name": self.name, "commit": self.commit},
+            "source_base_model": self.source_init.base_model,
+            "target_base_model": self.target_init.base_model,
+            "aggregation": aggregation,
+            "adapters": [
+                {
+                    "name": source.adapter.name,
+                    "commit": source.commit,
+                    "weight": None if weights is None else float(weights[i]),
+                    "update_norm": _update_norm(source.alignment.state, self.source_init),
+                    "product_error": source.alignment.product_error,
+                    "start_distance": source.alignment.start_distance,
+                    "start_distance_limit": self.start_distance_limit,
+                    "gauge_changed": not source.alignment.is_identity,
+                }
+                for i, source in enumerate(sources)
+            ],
+            "target_update_norm": _update_norm(tensors, self.target_init),
+            "versions": {package: version(package) for package in ("gradtx-hf", "torch", "transformers", "peft")},
+        }
+
+
+def is_translator_folder(folder: str | Path) -> bool:
+    """Return whether a folder holds a translator."""
+    return (Path(folder) / SOURCE_INIT).is_dir() and (Path(folder) / TARGET_INIT).is_dir()
+
+
+def _model_folders(folder: Path, *, label: str) -> dict[str, Path]:
+    if (folder / CONFIG_FILE).is_file():
+        return {"": folder}
+    parts = folder / PARTS_FOLDER
+    found = {part.name: part for part in sorted(parts.glob("*")) if (part / CONFIG_FILE).is_file()}
+    if not found:
+        raise MissingFileError(f"'{label}' holds no translator: it has no {CONFIG_FILE}. Give a translator's folder.")
+    return found
+
+
+def _check_parts(layouts: Sequence[BlockLayout], init: Adapter, *, side: str, name: str) -> None:
+    covered: dict[str, tuple[int, ...]] = {}
+    for layout in layouts:
+        if side == "target" and covered.keys() & layout.shapes.keys():
+            raise LayoutError(f"two parts of translator '{name}' generate the same target tensors.")
+        covered |= layout.shapes
+    if covered != {tensor: tuple(value.shape) for tensor, value in init.tensors.items()}:
+        expected = BlockLayout.from_shapes(covered, token_kinds={"any": ""})
+        got = BlockLayout.from_shapes(init.layout.shapes, token_kinds={"any": ""})
+        raise LayoutError(f"{side}_init of translator '{name}' does not fit: {describe_difference(got, expected)}")
+
+
+def _check_modules(adapter: Adapter, init: Adapter, *, translator: str) -> None:
+    """Check modules, not ranks: those are brought together by the alignment."""
+    if set(adapter.scales) != set(init.scales):
+        raise LayoutError(
+            f"adapter '{adapter.name}' does not fit translator '{translator}': "
+            f"{describe_difference(adapter.layout, init.layout)}"
+        )
+
+
+def _align(adapter: Adapter, init: Adapter) -> Alignment:
+    try:
+        return align_adapter(adapter.tensors, init.tensors, scales=adapter.scales, start_scales=init.scales)
+    except LayoutError as error:
+        raise LayoutError(f"adapter '{adapter.name}' does not fit: {error}") from error
+
+
+def _part_of(state: Mapping[str, Tensor], layout: BlockLayout) -> dict[str, Tensor]:
+    return {name: state[name] for name in layout.shapes}
+
+
+def _update_norm(state: Mapping[str, Tensor], init: Adapter) -> float:
+    squares = [float((state[name].double() - init.tensors[name].double()).square().sum()) for name in init.tensors]
+    return float(sum(squares) ** 0.5)

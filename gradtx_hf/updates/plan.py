@@ -1,0 +1,59 @@
+"""The JSON files of an update store: read one, and say in one line where two plans differ."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from gradtx_hf.errors import StoreError
+
+
+def read_json(path: Path) -> Any:  # noqa: ANN401 - any JSON value
+    """Read a file of a store.
+
+    Raises:
+        StoreError: If it is missing or damaged.
+    """
+    try:
+        return json.loads(path.read_bytes())
+    except FileNotFoundError as error:
+        raise StoreError(f"'{path}' is missing. The same gradtx curate command completes the store.") from error
+    except ValueError as error:
+        raise StoreError(f"'{path}' is damaged: it is not JSON. Run the same curation again.") from error
+
+
+def require_same_plan(got: Mapping[str, Any], expected: Mapping[str, Any], folder: Path) -> None:
+    """Check that a curation continues the store that a folder holds.
+
+    Args:
+        got: What is to be curated, as JSON values.
+        expected: What the folder's plan says.
+        folder: The folder, for the message.
+
+    Raises:
+        StoreError: If they differ; the message names the first key that does.
+    """
+    difference = _first_difference(got, expected, "")
+    if difference:
+        raise StoreError(
+            f"folder '{folder}' holds the store of another plan: {difference}. Name a new folder, or curate with the "
+            "store's own plan."
+        )
+
+
+def _first_difference(got: Any, expected: Any, path: str) -> str | None:  # noqa: ANN401 - any JSON value
+    if isinstance(got, dict) and isinstance(expected, dict):
+        keys = [(key, f"{path}.{key}".removeprefix(".").removeprefix("plan.")) for key in sorted({*got, *expected})]
+        found = (_first_difference(got.get(key), expected.get(key), place) for key, place in keys)
+        return next((difference for difference in found if difference), None)
+    if isinstance(got, list) and isinstance(expected, list) and len(got) == len(expected):
+        found = (_first_difference(a, b, f"{path}[{i}]") for i, (a, b) in enumerate(zip(got, expected, strict=True)))
+        return next((difference for difference in found if difference), None)
+    return None if got == expected else f"{path} is {_shorten(got)}, the store has {_shorten(expected)}"
+
+
+def _shorten(value: Any) -> str:  # noqa: ANN401 - any JSON value
+    text = json.dumps(value)
+    return text if len(text) <= 80 else f"{text[:77]}…"

@@ -1,0 +1,148 @@
+"""One shard of an update store: the snapshots of one run as a safetensors file, the same bytes whenever written.
+
+Its one tensor ``tokens`` is ``[W, N, D]`` float32, oldest first. What is known of the run stands as one JSON text in
+the header, because safetensors writes several entries in a random order.
+
+Axes: W snapshots, N blocks, D the size of the largest block. Source: ours.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save
+from torch import Tensor
+
+from gradtx_hf.errors import StoreError
+
+
+TENSOR_NAME = "tokens"
+METADATA_KEY = "gradtx"
+HEADER_SIZE_BYTES = 8
+MAX_HEADER_BYTES = 1 << 20
+CHUNK_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class ShardHeader:
+    """What a shard says of itself.
+
+    Attributes:
+        shape: (W, N, D).
+        data_offset: First byte of the tensor in the file.
+        info: What is known of the run.
+        content_sha256: SHA-256 of the tensor's bytes, as it was written.
+    """
+
+    shape: tuple[int, int, int]
+    data_offset: int
+    info: dict[str, Any]
+    content_sha256: str
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of the whole file."""
+        return self.data_offset + 4 * self.shape[0] * self.shape[1] * self.shape[2]
+
+
+def write_shard(path: Path, tokens: Tensor, info: Mapping[str, Any]) -> None:
+    """Write a shard whole or not at all.
+
+    Args:
+        path: The file; replaced if it is there.
+        tokens: ``[W, N, D]``, oldest first.
+        info: JSON values known of the run.
+    """
+    tokens = tokens.detach().to("cpu", torch.float32).contiguous()
+    text = json.dumps({"info": dict(info), "content_sha256": _sha256_of(tokens)}, sort_keys=True)
+    write_bytes(path, save({TENSOR_NAME: tokens}, metadata={METADATA_KEY: text}))
+
+
+def read_header(path: Path) -> ShardHeader:
+    """Read a shard's header and check that the file is as long as it says.
+
+    Raises:
+        StoreError: If it is no shard, or cut short.
+    """
+    try:
+        with path.open("rb") as stream:
+            (size,) = struct.unpack("<Q", stream.read(HEADER_SIZE_BYTES))
+            if size > MAX_HEADER_BYTES:
+                raise ValueError("header too long")
+            values = json.loads(stream.read(size))
+        own = json.loads(values["__metadata__"][METADATA_KEY])
+        num_snapshots, num_blocks, block_dim = values[TENSOR_NAME]["shape"]
+        shape = (int(num_snapshots), int(num_blocks), int(block_dim))
+        header = ShardHeader(shape, HEADER_SIZE_BYTES + size, own["info"], str(own["content_sha256"]))
+    except (OSError, ValueError, KeyError, TypeError, struct.error) as error:
+        raise StoreError(f"shard '{path}' is damaged: {error!r}. Run the same curation again.") from error
+    num_bytes = path.stat().st_size
+    if num_bytes != header.num_bytes or values[TENSOR_NAME]["dtype"] != "F32":
+        raise StoreError(f"shard '{path}' has {num_bytes} bytes, expected {header.num_bytes}. Run the curation again.")
+    return header
+
+
+def map_tokens(path: Path, header: ShardHeader) -> Tensor:
+    """Map a shard's tensor into memory.
+
+    Returns:
+        ``[W, N, D]`` float32 on the file's own pages: nothing is read before it is used, no file stays open, and
+        what is written to it stays private.
+    """
+    elements = torch.from_file(str(path), shared=False, size=header.num_bytes // 4, dtype=torch.float32)
+    return elements[header.data_offset // 4 :].view(header.shape)
+
+
+def is_whole(path: Path) -> bool:
+    """Return whether the file is a shard with the content that was written."""
+    try:
+        header = read_header(path)
+    except StoreError:
+        return False
+    return _sha256_of(map_tokens(path, header)) == header.content_sha256
+
+
+def snapshot_hashes(tokens: Tensor) -> list[str]:
+    """Return the first 16 hexadecimal digits of each snapshot's SHA-256; tokens are ``[W, N, D]`` float32."""
+    return [_sha256_of(snapshot)[:16] for snapshot in tokens]
+
+
+def sha256_of_file(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes, in hexadecimal digits."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while chunk := stream.read(CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file under a temporary name, flush it to the disk, then rename it."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with temporary.open("wb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+    temporary.replace(path)
+    _flush_folder(path.parent)
+
+
+def _flush_folder(folder: Path) -> None:
+    """Flush a folder's entries, so that a rename survives a loss of power."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sha256_of(tokens: Tensor) -> str:
+    return hashlib.sha256(tokens.numpy().data).hexdigest()

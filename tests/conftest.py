@@ -1,0 +1,78 @@
+"""What all tests share: a fresh Hub cache, a tiny Hub on loopback, one thread, fixed seeds, no other network."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import shutil
+import socket
+import tempfile
+from collections.abc import Iterator
+
+import pytest
+
+from tests.hub.tiny_hub import TinyHub
+
+
+def _set_environment() -> TinyHub:
+    """Set what the Hugging Face libraries and torch read when they are imported."""
+    hub = TinyHub()
+    home = tempfile.mkdtemp(prefix="gradtx-tests-")
+    atexit.register(shutil.rmtree, home, ignore_errors=True)
+    for name in ("HF_TOKEN", "HF_HUB_OFFLINE", "HF_HUB_CACHE", "HF_DATASETS_CACHE", "TRANSFORMERS_CACHE"):
+        os.environ.pop(name, None)
+    os.environ |= {
+        "HF_HOME": home,
+        "HF_ENDPOINT": hub.url,
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "OMP_NUM_THREADS": "1",
+    }
+    return hub
+
+
+HUB = _set_environment()
+
+
+@pytest.fixture(scope="session")
+def tiny_hub() -> TinyHub:
+    """Return the Hub that HF_ENDPOINT names in this process."""
+    return HUB
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    import torch
+
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _fixed_seeds() -> None:
+    import random
+
+    import numpy as np
+    import torch
+
+    random.seed(0)
+    np.random.seed(0)  # noqa: NPY002 - libraries under test use the global generator
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _loopback_only() -> Iterator[None]:
+    """Refuse connections to any other machine."""
+    connect = socket.socket.connect
+
+    def connect_to_loopback(self: socket.socket, address: object) -> None:
+        host = address[0] if isinstance(address, tuple) else "localhost"
+        if host != "localhost" and host != "::1" and not str(host).startswith("127."):
+            raise ConnectionRefusedError(f"tests reach no other machine, got {host}")
+        connect(self, address)  # type: ignore[arg-type]
+
+    socket.socket.connect = connect_to_loopback  # type: ignore[method-assign, assignment]
+    yield
+    socket.socket.connect = connect  # type: ignore[method-assign]

@@ -1,0 +1,234 @@
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+import torch
+from filelock import FileLock
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+from gradtx_hf.curation import CurationArguments, curate
+from gradtx_hf.errors import ConfigurationError, DataError, MissingFileError, OutputExistsError, StoreError
+from gradtx_hf.lora import load_adapter
+from gradtx_hf.updates import encode_update
+from gradtx_hf.updates.store import SIDES, UpdateStore
+from tests.curation.world import RULES, save_model, write_lines
+
+
+@pytest.fixture(scope="module")
+def arguments(tmp_path_factory: pytest.TempPathFactory) -> CurationArguments:
+    folder = tmp_path_factory.mktemp("curation")
+    source = save_model(folder / "source", hidden_size=8, num_layers=2, seed=0)
+    target = save_model(folder / "target", hidden_size=16, num_layers=3, seed=1)
+    corpora = [
+        {"path": str(write_lines(folder / f"{rule.name}.jsonl", rule, 24)), "label": rule.name} for rule in RULES
+    ]
+    return CurationArguments(
+        source_model=str(source),
+        target_model=str(target),
+        output_dir="",
+        corpora=corpora,
+        num_shadow_sets=3,
+        samples_per_set=16,
+        num_snapshots=3,
+        source_recipe={"num_steps": 5, "batch_size": 4, "learning_rate": 1e-2, "max_length": 32},
+        target_recipe={"num_steps": 4, "batch_size": 8, "learning_rate": 1e-2, "max_length": 32},
+        seed=3,
+    )
+
+
+@pytest.fixture(scope="module")
+def complete(arguments: CurationArguments, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("complete") / "store"
+    curate(replace(arguments, output_dir=str(folder)))
+    return folder
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_store_holds_the_last_steps_of_every_run(arguments: CurationArguments, complete: Path) -> None:
+    store = UpdateStore.open(complete)
+
+    assert len(store.pairs) == 9
+    for side, num_steps in (("source", 5), ("target", 4)):
+        for k in range(3):
+            updates = store.read(side, k)  # type: ignore[arg-type]
+            assert len(updates) == 3
+            assert float(updates[-1].norm()) > 0
+            assert not torch.equal(updates[-1], updates[-2])
+            assert store.info(side, k)["num_steps"] == num_steps  # type: ignore[arg-type]
+    assert not torch.equal(store.read("source", 0), store.read("source", 2))
+    store.verify()
+
+
+def test_initial_adapters_are_peft_adapters_of_the_given_models(arguments: CurationArguments, complete: Path) -> None:
+    store = UpdateStore.open(complete)
+
+    for side in SIDES:
+        adapter = load_adapter(complete / f"{side}_init")
+        assert adapter.layout == store.layout(side)
+        assert adapter.base_model == getattr(arguments, f"{side}_model")
+        assert all(float(tensor.abs().max()) == 0 for name, tensor in adapter.tensors.items() if "lora_B" in name)
+        model = AutoModelForCausalLM.from_pretrained(adapter.base_model)
+        PeftModel.from_pretrained(model, complete / f"{side}_init", is_trainable=True)
+
+
+def test_updates_are_against_the_initial_adapter(arguments: CurationArguments, complete: Path) -> None:
+    store = UpdateStore.open(complete)
+    start = encode_update(load_adapter(complete / "source_init").tensors, store.source_layout)
+
+    last = store.snapshot("source", 0, -1)
+
+    assert float(last.norm()) < float(start.norm())  # five small steps from a random A
+    assert float((last + start - start).sub(last).abs().max()) < 1e-6
+
+
+def test_plan_names_the_rows_of_every_set(arguments: CurationArguments, complete: Path) -> None:
+    plan = UpdateStore.open(complete).plan
+
+    assert [list(rows) for rows in plan["shadow_sets"]] == [["reverse+3"], ["identity+1"], ["reverse+3"]]
+    assert all(len(set(rows)) == 16 for shadow_set in plan["shadow_sets"] for rows in shadow_set.values())
+    assert {"path", "label", "num_rows", "sha256", "revision"} <= set(plan["corpora"][0])
+
+
+def test_continued_curation_ends_with_the_same_bytes(
+    arguments: CurationArguments, complete: Path, tmp_path: Path
+) -> None:
+    curate(replace(arguments, output_dir=str(tmp_path / "store")))
+    (tmp_path / "store" / "manifest.json").unlink()
+    (tmp_path / "store" / "shards" / "source-00001.safetensors").unlink()
+    damaged = tmp_path / "store" / "shards" / "target-00002.safetensors"
+    damaged.write_bytes(damaged.read_bytes()[:-5])
+
+    curate(replace(arguments, output_dir=str(tmp_path / "store")))
+
+    assert contents(tmp_path / "store") == contents(complete)
+
+
+@pytest.mark.slow
+def test_two_workers_write_the_same_bytes_as_one(arguments: CurationArguments, complete: Path, tmp_path: Path) -> None:
+    curate(replace(arguments, output_dir=str(tmp_path / "store"), num_workers=2))
+
+    assert contents(tmp_path / "store") == contents(complete)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
+def test_killed_three_times_and_continued_ends_with_the_same_bytes(
+    arguments: CurationArguments, complete: Path, tmp_path: Path
+) -> None:
+    values = json.dumps(asdict(replace(arguments, output_dir=str(tmp_path / "store"), num_workers=2)))
+    code = (
+        "import json, sys, torch\n"
+        "from gradtx_hf.curation import CurationArguments, curate\n"
+        "if __name__ == '__main__':\n"
+        "    print('ready', flush=True)\n"
+        "    curate(CurationArguments(**json.loads(sys.argv[1])))\n"
+    )
+    script = tmp_path / "curate.py"
+    script.write_text(code)
+    command = [sys.executable, str(script), values]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    generator = random.Random(0)
+
+    for _ in range(3):
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment) as process:
+            assert process.stdout is not None
+            process.stdout.readline()
+            time.sleep(generator.uniform(0.3, 8.0))
+            process.kill()
+    subprocess.run(command, check=True, capture_output=True, env=environment)
+
+    assert contents(tmp_path / "store") == contents(complete)
+
+
+def test_other_settings_do_not_go_into_the_same_folder(arguments: CurationArguments, complete: Path) -> None:
+    before = contents(complete)
+
+    with pytest.raises(StoreError, match=r"source.recipe.learning_rate is 0.02, the store has 0.01"):
+        curate(
+            replace(
+                arguments, output_dir=str(complete), source_recipe=arguments.source_recipe | {"learning_rate": 0.02}
+            )
+        )
+
+    assert contents(complete) == before
+
+
+def test_two_curations_do_not_write_one_folder(arguments: CurationArguments, complete: Path) -> None:
+    with (
+        FileLock(complete / ".lock"),
+        pytest.raises(StoreError, match="another process is curating"),
+    ):
+        curate(replace(arguments, output_dir=str(complete)))
+
+
+def test_foreign_folder_is_refused_and_untouched(arguments: CurationArguments, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("keep")
+
+    with pytest.raises(OutputExistsError, match="is no update store"):
+        curate(replace(arguments, output_dir=str(tmp_path)))
+
+    assert contents(tmp_path) == {"notes.txt": b"keep"}
+
+
+def test_missing_model_is_named(arguments: CurationArguments, tmp_path: Path) -> None:
+    with pytest.raises(MissingFileError, match="no_model"):
+        curate(replace(arguments, target_model=str(tmp_path / "no_model"), output_dir=str(tmp_path / "store")))
+
+
+def test_missing_module_is_named_with_what_there_is(arguments: CurationArguments, tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"no module 'c_attn'.*q_proj"):
+        curate(replace(arguments, source_target_modules=["c_attn"], output_dir=str(tmp_path / "store")))
+
+
+def test_run_that_diverges_is_named(arguments: CurationArguments, tmp_path: Path) -> None:
+    recipe = arguments.source_recipe | {"learning_rate": 1e30, "max_grad_norm": 0.0}
+
+    with pytest.raises(ConfigurationError, match="source run of shadow set 0: the loss is no longer finite"):
+        curate(replace(arguments, source_recipe=recipe, output_dir=str(tmp_path / "store")))
+
+
+def test_missing_column_and_empty_data_are_named(arguments: CurationArguments, tmp_path: Path) -> None:
+    (tmp_path / "empty.jsonl").write_text("")
+    corpus = arguments.corpora[0]
+
+    with pytest.raises(DataError, match=r"has no column 'body'. It has: prompt, completion"):
+        curate(replace(arguments, corpora=[corpus | {"text_column": "body"}], output_dir=str(tmp_path / "store")))
+    with pytest.raises(DataError, match=r"empty\.jsonl' is empty"):
+        curate(
+            replace(arguments, corpora=[{"path": str(tmp_path / "empty.jsonl")}], output_dir=str(tmp_path / "store"))
+        )
+    assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_shadow_sets": 0}, "num_shadow_sets=0"),
+        ({"mixture": "mixed"}, "mixture='mixed'"),
+        ({"mixture": "weights", "mixture_weights": [1.0]}, "1 mixture_weights, expected 2"),
+        ({"mixture_weights": [1.0, 1.0]}, "go with mixture='weights'"),
+        ({"source_recipe": {"num_steps": 5}}, "source_recipe: the fine-tuning recipe lacks 'batch_size'"),
+        ({"target_recipe": {"steps": 5}}, "target_recipe: got unknown recipe key 'steps'"),
+        ({"corpora": []}, "corpora is empty"),
+        ({"corpora": [{"path": "a.jsonl"}, {"path": "a.jsonl"}]}, "Label them"),
+        ({"dropout": 1.0}, "dropout=1.0"),
+    ],
+)
+def test_arguments_that_cannot_be_used_are_refused(
+    arguments: CurationArguments, changes: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        replace(arguments, **changes)  # type: ignore[arg-type]

@@ -1,0 +1,211 @@
+"""What a user names becomes a folder, over real HTTP on loopback, or one clear line without a token."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from huggingface_hub import constants
+
+from gradtx_hf.errors import ConfigurationError, MissingFileError
+from gradtx_hf.hub import resolve_folder
+from tests.hub.tiny_hub import TinyHub
+
+
+TOKEN = "hf_" + "q" * 34
+FILES = {
+    "config.json": b"{}",
+    "model.safetensors": b"weights",
+    "README.md": b"# card",
+    "source_init/adapter_config.json": b"{}",
+    "pytorch_model.bin": b"pickle",
+    "modeling.py": b"print()",
+}
+
+
+def test_a_local_folder_is_used_as_it_is(tmp_path: Path) -> None:
+    resolved = resolve_folder(tmp_path)
+
+    assert (resolved.path, resolved.name, resolved.commit) == (tmp_path, str(tmp_path), None)
+
+
+def test_a_subfolder_of_a_local_folder_is_found(tmp_path: Path) -> None:
+    (tmp_path / "source_init").mkdir()
+
+    assert resolve_folder(tmp_path, subfolder="source_init").path == tmp_path / "source_init"
+
+
+def test_a_repository_is_fetched_with_its_commit(tiny_hub: TinyHub, tmp_path: Path) -> None:
+    repo = tiny_hub.add("org/plain", FILES)
+
+    resolved = resolve_folder("org/plain", cache_dir=tmp_path)
+
+    assert resolved.name == "org/plain"
+    assert resolved.commit == repo.refs["main"]
+    assert (resolved.path / "model.safetensors").read_bytes() == b"weights"
+    assert (resolved.path / "source_init" / "adapter_config.json").is_file()
+
+
+def test_nothing_that_could_run_code_is_fetched(tiny_hub: TinyHub, tmp_path: Path) -> None:
+    tiny_hub.add("org/pickled", FILES)
+
+    resolved = resolve_folder("org/pickled", cache_dir=tmp_path)
+
+    assert not (resolved.path / "pytorch_model.bin").exists()
+    assert not (resolved.path / "modeling.py").exists()
+    assert not any("pytorch_model.bin" in path for _, path, _ in tiny_hub.requests)
+
+
+def test_a_subfolder_of_a_repository_is_found(tiny_hub: TinyHub, tmp_path: Path) -> None:
+    tiny_hub.add("org/nested", FILES)
+
+    resolved = resolve_folder("org/nested", cache_dir=tmp_path, subfolder="source_init")
+
+    assert (resolved.path / "adapter_config.json").is_file()
+
+
+@pytest.mark.parametrize("how", ["argument", "suffix", "slash", "sha"])
+def test_a_revision_is_fetched(tiny_hub: TinyHub, tmp_path: Path, how: str) -> None:
+    repo = tiny_hub.add("org/tagged", {"config.json": b"old"})
+    old = repo.refs["main"]
+    repo.refs |= {"v1": old, "refs/pr/1": old}
+    repo.commit({"config.json": b"new"})
+
+    name = {"suffix": "org/tagged@v1", "slash": "org/tagged@refs/pr/1", "sha": f"org/tagged@{old}"}
+    resolved = resolve_folder(
+        name.get(how, "org/tagged"), revision="v1" if how == "argument" else None, cache_dir=tmp_path
+    )
+
+    assert (resolved.path / "config.json").read_bytes() == b"old"
+    assert (resolved.name, resolved.commit) == ("org/tagged", old)
+
+
+def test_a_private_repository_is_fetched_with_its_token(tiny_hub: TinyHub, tmp_path: Path) -> None:
+    tiny_hub.add("org/private", FILES, token=TOKEN)
+
+    resolved = resolve_folder("org/private", token=TOKEN, cache_dir=tmp_path)
+
+    assert (resolved.path / "config.json").is_file()
+
+
+def test_the_cache_serves_without_the_network(tiny_hub: TinyHub, tmp_path: Path) -> None:
+    tiny_hub.add("org/cached", FILES)
+    first = resolve_folder("org/cached", cache_dir=tmp_path)
+    num_requests = len(tiny_hub.requests)
+
+    second = resolve_folder("org/cached", cache_dir=tmp_path, local_files_only=True)
+
+    assert second == first
+    assert len(tiny_hub.requests) == num_requests
+
+
+def refusal(error: type[Exception], name: str | Path, **options: object) -> str:
+    """Return the message of a refusal, which must be one line without the token."""
+    with pytest.raises(error) as caught:
+        resolve_folder(name, **options)  # type: ignore[arg-type]
+    message = str(caught.value)
+    assert "\n" not in message
+    assert TOKEN not in message
+    return message
+
+
+def test_a_revision_of_a_local_folder_is_refused(tmp_path: Path) -> None:
+    message = refusal(ConfigurationError, tmp_path, revision="main")
+
+    assert "is a local folder, which has no revision 'main'" in message
+
+
+def test_two_revisions_are_refused() -> None:
+    assert "Give one of them" in refusal(ConfigurationError, "org/plain@v1", revision="v2")
+
+
+def test_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+
+    assert "is not a folder" in refusal(MissingFileError, tmp_path / "file")
+
+
+@pytest.mark.parametrize(
+    "name", ["nowhere", "./org/name", "/not/there", "a/b/c", "a b/c", "https://x/y", "", "org/", "x" * 300]
+)
+def test_what_is_neither_folder_nor_repository_id_is_refused_without_a_request(tiny_hub: TinyHub, name: str) -> None:
+    num_requests = len(tiny_hub.requests)
+
+    message = refusal(MissingFileError, name)
+
+    assert "is no folder on this machine, and no repository id" in message
+    assert len(tiny_hub.requests) == num_requests
+
+
+def test_a_token_inside_an_address_is_not_repeated() -> None:
+    assert "hf_…" in refusal(MissingFileError, f"https://user:{TOKEN}@huggingface.co/org/name")
+
+
+def test_an_unknown_repository_is_refused(tmp_path: Path) -> None:
+    message = refusal(MissingFileError, "org/unknown", cache_dir=tmp_path)
+
+    assert "no repository 'org/unknown' that you may read" in message
+    assert "if it is private, give a token" in message
+
+
+def test_a_private_repository_is_refused_to_another_token(tiny_hub: TinyHub, tmp_path: Path) -> None:
+    tiny_hub.add("org/hidden", FILES, token="hf_other")
+
+    assert "if it is private, give a token" in refusal(MissingFileError, "org/hidden", token=TOKEN, cache_dir=tmp_path)
+
+
+def test_a_gated_repository_is_refused(tiny_hub: TinyHub, tmp_path: Path) -> None:
+    tiny_hub.add("org/gated", FILES, is_gated=True)
+
+    assert "'org/gated' is gated. Ask for access" in refusal(
+        MissingFileError, "org/gated", token=TOKEN, cache_dir=tmp_path
+    )
+
+
+def test_an_unknown_revision_is_refused(tiny_hub: TinyHub, tmp_path: Path) -> None:
+    tiny_hub.add("org/plain", FILES)
+
+    assert "'org/plain' has no revision 'v9'" in refusal(MissingFileError, "org/plain@v9", cache_dir=tmp_path)
+
+
+@pytest.mark.parametrize(("status", "words"), [(401, "refuses the token"), (403, "refuses the token"), (500, "500")])
+def test_a_refusing_server_is_named(tiny_hub: TinyHub, tmp_path: Path, status: int, words: str) -> None:
+    tiny_hub.add("org/failing", FILES, failure=status)
+
+    assert words in refusal(MissingFileError, "org/failing", token=TOKEN, cache_dir=tmp_path)
+
+
+def test_what_the_cache_lacks_is_refused_offline(tiny_hub: TinyHub, tmp_path: Path) -> None:
+    tiny_hub.add("org/plain", FILES)
+
+    assert "the network is switched off" in refusal(
+        MissingFileError, "org/plain", cache_dir=tmp_path, local_files_only=True
+    )
+
+
+def test_a_dead_network_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+
+    message = refusal(MissingFileError, "org/plain", token=TOKEN, cache_dir=tmp_path)
+
+    assert "no connection to http://127.0.0.1:9" in message
+
+
+@pytest.mark.parametrize("token", [f"{TOKEN}\n", f" {TOKEN}", f"{TOKEN}é", ""])
+def test_a_malformed_token_is_refused_without_repeating_it(token: str) -> None:
+    assert "the token holds spaces" in refusal(ConfigurationError, "org/plain", token=token)
+
+
+@pytest.mark.parametrize("subfolder", ["../other", "/etc", "a/../../b"])
+def test_a_subfolder_that_leads_out_is_refused(tmp_path: Path, subfolder: str) -> None:
+    assert "leads out of" in refusal(ConfigurationError, tmp_path, subfolder=subfolder)
+
+
+def test_a_missing_subfolder_is_refused(tmp_path: Path) -> None:
+    assert "has no folder 'target_init'" in refusal(MissingFileError, tmp_path, subfolder="target_init")
+
+
+def test_a_repository_without_a_usable_file_is_refused(tiny_hub: TinyHub, tmp_path: Path) -> None:
+    tiny_hub.add("org/empty", {"pytorch_model.bin": b"pickle"})
+
+    assert "holds no *.json, *.safetensors, *.md file" in refusal(MissingFileError, "org/empty", cache_dir=tmp_path)

@@ -1,0 +1,208 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from gradtx_hf.errors import LayoutError, MissingFileError, OutputExistsError, StoreError
+from gradtx_hf.updates import BlockLayout
+from gradtx_hf.updates.store import SIDES, UpdateStore
+
+
+SOURCE = BlockLayout.from_shapes({f"layers.{n}.q_proj.lora_A": (2, 4) for n in range(2)})
+TARGET = BlockLayout.from_shapes({f"layers.{n}.q_proj.lora_A": (2, 6) for n in range(3)})
+PLAN = {"num_shadow_sets": 2, "seed": 7, "rows": [[1, 2], [3, 4]]}
+
+
+def create(folder: Path, **changes: object) -> UpdateStore:
+    return UpdateStore.create(folder, plan=PLAN | changes, source_layout=SOURCE, target_layout=TARGET)
+
+
+def run_of(side: str, shadow_set: int, *, num_snapshots: int = 4) -> Tensor:
+    layout = SOURCE if side == "source" else TARGET
+    generator = torch.Generator().manual_seed(10 * shadow_set + (side == "source"))
+    return torch.randn(num_snapshots, layout.num_blocks, layout.block_dim, generator=generator)
+
+
+def filled(folder: Path) -> UpdateStore:
+    store = create(folder)
+    for side in SIDES:
+        for shadow_set in range(2):
+            store.write(side, shadow_set, run_of(side, shadow_set), {"final_loss": 0.1 + shadow_set, "converged": True})
+    store.finish()
+    return store
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_opened_store_gives_back_what_was_written(tmp_path: Path) -> None:
+    filled(tmp_path / "store")
+
+    store = UpdateStore.open(tmp_path / "store")
+
+    assert store.plan == PLAN
+    assert (store.source_layout, store.target_layout) == (SOURCE, TARGET)
+    for side in SIDES:
+        for shadow_set in range(2):
+            assert torch.equal(store.read(side, shadow_set), run_of(side, shadow_set))
+            assert torch.equal(store.snapshot(side, shadow_set, -2), run_of(side, shadow_set)[2])
+    assert store.info("source", 1) == {"final_loss": 1.1, "converged": True, "layout": SOURCE.fingerprint}
+    store.verify()
+
+
+def test_two_stores_of_one_content_have_the_same_bytes(tmp_path: Path) -> None:
+    filled(tmp_path / "a")
+
+    store = create(tmp_path / "b")
+    store.write("target", 1, run_of("target", 1), {"converged": True, "final_loss": 1.1})
+    (tmp_path / "b" / "shards" / ".source-00000.safetensors.1.tmp").write_bytes(b"left by a killed process")
+    resumed = create(tmp_path / "b")
+    for side in reversed(SIDES):
+        for shadow_set in range(2):
+            if not resumed.has(side, shadow_set):
+                info = {"final_loss": 0.1 + shadow_set, "converged": True}
+                resumed.write(side, shadow_set, run_of(side, shadow_set), info)
+    resumed.finish()
+
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+
+
+def test_pairs_count_from_the_end_of_both_runs(tmp_path: Path) -> None:
+    store = create(tmp_path, num_shadow_sets=1)
+    store.write("source", 0, run_of("source", 0, num_snapshots=3), {})
+    store.write("target", 0, run_of("target", 0, num_snapshots=5), {})
+    store.finish()
+
+    pairs = UpdateStore.open(tmp_path).pairs
+
+    assert pairs == [(0, -3), (0, -2), (0, -1)]
+    assert torch.equal(store.snapshot("target", 0, -3), run_of("target", 0, num_snapshots=5)[2])
+
+
+def test_equal_pairs_are_given_once(tmp_path: Path) -> None:
+    store = create(tmp_path)
+    for side in SIDES:
+        run = run_of(side, 0)
+        run[1] = run[2]
+        store.write(side, 0, run, {})
+        store.write(side, 1, run[-1:], {})
+    store.finish()
+
+    assert UpdateStore.open(tmp_path).pairs == [(0, -4), (0, -3), (0, -1)]
+
+
+def test_snapshot_with_the_same_source_and_another_target_is_kept(tmp_path: Path) -> None:
+    store = create(tmp_path, num_shadow_sets=1)
+    store.write("source", 0, run_of("source", 0)[:1].repeat(2, 1, 1), {})
+    store.write("target", 0, run_of("target", 0)[:2], {})
+    store.finish()
+
+    assert UpdateStore.open(tmp_path).pairs == [(0, -2), (0, -1)]
+
+
+@pytest.mark.parametrize("damage", ["truncated", "changed", "empty", "removed"])
+def test_damaged_shard_counts_as_absent(tmp_path: Path, damage: str) -> None:
+    store = filled(tmp_path)
+    path = tmp_path / "shards" / "target-00001.safetensors"
+    content = path.read_bytes()
+    damaged = {"truncated": content[:-8], "changed": content[:-1] + bytes([content[-1] ^ 1]), "empty": b""}
+    path.unlink() if damage == "removed" else path.write_bytes(damaged[damage])
+
+    assert not create(tmp_path).has("target", 1)
+    assert create(tmp_path).has("target", 0)
+    with pytest.raises(StoreError, match=r"target-00001\.safetensors"):
+        store.verify()
+
+
+def test_incomplete_store_says_how_many_shards_are_missing(tmp_path: Path) -> None:
+    store = create(tmp_path)
+    store.write("source", 0, run_of("source", 0), {})
+
+    with pytest.raises(StoreError, match=r"3 of 4 shards are missing. The same gradtx curate command continues it"):
+        UpdateStore.open(tmp_path)
+    with pytest.raises(StoreError, match=r"target-00000"):
+        store.finish()
+
+
+def test_other_plan_is_refused_with_the_key_that_differs(tmp_path: Path) -> None:
+    create(tmp_path)
+
+    with pytest.raises(StoreError, match=r"rows\[1\]\[0\] is 9, the store has 3"):
+        create(tmp_path, rows=[[1, 2], [9, 4]])
+    with pytest.raises(StoreError, match="seed is 8, the store has 7"):
+        create(tmp_path, seed=8)
+
+
+def test_foreign_folder_is_refused_and_untouched(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work")
+
+    with pytest.raises(OutputExistsError, match="is no update store"):
+        create(tmp_path)
+
+    assert contents(tmp_path) == {"thesis.txt": b"years of work"}
+
+
+def test_folder_that_a_killed_process_left_before_its_plan_is_used(tmp_path: Path) -> None:
+    (tmp_path / "shards").mkdir()
+    (tmp_path / ".plan.json.12.tmp").write_bytes(b"{")
+
+    filled(tmp_path)
+
+    UpdateStore.open(tmp_path).verify()
+    assert not (tmp_path / ".plan.json.12.tmp").exists()
+
+
+def test_missing_folder_and_other_folders_are_told_apart(tmp_path: Path) -> None:
+    with pytest.raises(MissingFileError, match="is not there"):
+        UpdateStore.open(tmp_path / "none")
+    with pytest.raises(StoreError, match="is no update store"):
+        UpdateStore.open(tmp_path)
+
+
+@pytest.mark.parametrize("shape", [(4, 2, 9), (2, 8), (0, 2, 8)])
+def test_tokens_of_another_shape_are_refused(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    with pytest.raises(LayoutError, match="expected"):
+        create(tmp_path).write("source", 0, torch.zeros(shape), {})
+
+
+def test_diverged_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="diverged"):
+        create(tmp_path).write("source", 0, torch.full((1, 2, 8), torch.nan), {})
+
+
+def test_manifest_holds_no_time_and_no_path(tmp_path: Path) -> None:
+    filled(tmp_path)
+
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+
+    assert set(manifest) == {"format", "plan_sha256", "shards"}
+    assert set(manifest["shards"]["source-00000.safetensors"]) == {"side", "shadow_set", "sha256", "snapshots", "info"}
+    assert str(tmp_path) not in (tmp_path / "manifest.json").read_text()
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc")
+def test_reading_all_pairs_keeps_memory_and_open_files_constant(tmp_path: Path) -> None:
+    layout = BlockLayout.from_shapes({"layers.0.q_proj.lora_A": (2, 32768)})
+    store = UpdateStore.create(tmp_path, plan=PLAN, source_layout=layout, target_layout=layout)
+    for side in SIDES:
+        for shadow_set in range(2):
+            store.write(side, shadow_set, torch.randn(64, 1, 65536), {})  # 16 MiB each
+    store.finish()
+    opened = UpdateStore.open(tmp_path)
+    num_files, before = len(list(Path("/proc/self/fd").iterdir())), _anonymous_bytes()
+
+    total = sum(float(opened.snapshot(side, *pair).sum()) for pair in opened.pairs for side in SIDES)
+
+    assert total != 0
+    assert len(list(Path("/proc/self/fd").iterdir())) == num_files
+    assert _anonymous_bytes() - before < 4 << 20
+
+
+def _anonymous_bytes() -> int:
+    line = next(x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith("RssAnon"))
+    return int(line.split()[1]) * 1024
