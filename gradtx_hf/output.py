@@ -21,7 +21,9 @@ def require_new_folder(folder: str | Path) -> Path:
     """
     folder = Path(folder)
     if folder.is_symlink() or (folder.exists() and (not folder.is_dir() or any(folder.iterdir()))):
-        raise OutputExistsError(f"output folder '{folder}' exists and is not empty. Name a new one, or remove it first.")
+        raise OutputExistsError(
+            f"output folder '{folder}' exists and is not empty. Name a new one, or remove it first."
+        )
     return folder
 
 
@@ -47,12 +49,20 @@ def new_folder(folder: str | Path) -> Iterator[Path]:
         raise
 
 
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file under a temporary name, flush it to the disk, then rename it."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with temporary.open("wb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+    temporary.replace(path)
+    _flush_folder(path.parent)
+
+
 def write_text(path: str | Path, text: str) -> None:
     """Write a text file under a temporary name, then rename it."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    write_bytes(Path(path), text.encode())
 
 
 def write_json(path: str | Path, values: Any) -> None:  # noqa: ANN401 - any JSON value
@@ -62,3 +72,12 @@ def write_json(path: str | Path, values: Any) -> None:  # noqa: ANN401 - any JSO
         ValueError: If a value is NaN or infinite.
     """
     write_text(path, json.dumps(values, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def _flush_folder(folder: Path) -> None:
+    """Flush a folder's entries, so that a rename survives a loss of power."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

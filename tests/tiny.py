@@ -39,9 +39,7 @@ def with_lora(
 ) -> PeftModel:
     """Put a LoRA adapter on a model, by default with a random B so that it changes the logits."""
     torch.manual_seed(seed)
-    config = LoraConfig(
-        r=rank, lora_alpha=alpha, target_modules=list(target_modules), task_type="CAUSAL_LM", **lora
-    )
+    config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(target_modules), task_type="CAUSAL_LM", **lora)
     peft_model = get_peft_model(model, config)
     if randomise_b:
         for name, parameter in peft_model.named_parameters():

@@ -18,6 +18,8 @@ from gradtx_hf.errors import ConfigurationError, MissingFileError
 
 
 T = TypeVar("T")
+
+
 class _Loader(yaml.SafeLoader):
     """YAML with the numbers of its version 1.2: 1e-4 is a number, not a text."""
 
@@ -57,9 +59,7 @@ def parse_into(arguments_class: type[T], argv: Sequence[str], *, command: str, d
     required = [n for n, f in fields.items() if f.default is f.default_factory is dataclasses.MISSING]
     missing = [name for name in required if name not in converted]
     if missing:
-        raise ConfigurationError(
-            f"'{missing[0]}' is missing. Give it in --config, or as {_flag(missing[0])}."
-        )
+        raise ConfigurationError(f"'{missing[0]}' is missing. Give it in --config, or as {_flag(missing[0])}.")
     return arguments_class(**converted)
 
 

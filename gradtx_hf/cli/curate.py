@@ -14,6 +14,10 @@ def run(argv: Sequence[str]) -> int:
     """Run the command."""
     arguments = parse_into(CurationArguments, argv, command="curate", description=(__doc__ or "").strip())
     store = curate(arguments)
-    print(json.dumps({"store": str(arguments.output_dir), "shadow_sets": store.num_shadow_sets, "pairs": len(store.pairs)}))
+    print(
+        json.dumps(
+            {"store": str(arguments.output_dir), "shadow_sets": store.num_shadow_sets, "pairs": len(store.pairs)}
+        )
+    )
     print(f"next: gradtx train --store {arguments.output_dir} --output-dir TRANSLATOR", file=sys.stderr)
     return 0

@@ -16,7 +16,9 @@ from gradtx_hf.translation import PeftTranslator, is_translator_folder
 def run(argv: Sequence[str]) -> int:
     """Run the command."""
     parser = argparse.ArgumentParser(prog="gradtx inspect", description=(__doc__ or "").strip())
-    parser.add_argument("folder", metavar="ADAPTER|TRANSLATOR", help="folder, or Hub repository 'owner/name[@revision]'")
+    parser.add_argument(
+        "folder", metavar="ADAPTER|TRANSLATOR", help="folder, or Hub repository 'owner/name[@revision]'"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
     arguments = parser.parse_args(list(argv))
     resolved = resolve_folder(arguments.folder)
@@ -93,10 +95,11 @@ def _as_text(described: dict[str, Any]) -> str:
         if key == "tensors":
             width = max(len(tensor["name"]) for tensor in value)
             lines.append("tensors:")
-            lines += [
-                f"  {t['name']:<{width}}  {t['shape']!s:<12} {t['dtype']:<9} norm {t['norm']:<10.4g} {t['bytes']:>9,} bytes"
-                for t in value
-            ]
+            for t in value:
+                size = f"{t['bytes']:>9,} bytes"
+                lines.append(
+                    f"  {t['name']:<{width}}  {t['shape']!s:<12} {t['dtype']:<9} norm {t['norm']:<10.4g} {size}"
+                )
         elif key == "files":
             lines.append("files:")
             lines += [f"  {name}  {size:,} bytes" for name, size in value.items()]

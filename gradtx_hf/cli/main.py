@@ -11,7 +11,10 @@ import logging
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Sequence
+
+from transformers.utils import logging as transformers_logging
 
 from gradtx_hf.errors import GradTxError
 
@@ -35,6 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     name = parser.parse_args(arguments[:1]).command
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("gradtx_hf").setLevel(logging.INFO)
+    _quieten_libraries()
     try:
         command = importlib.import_module(f"gradtx_hf.cli.{name}")
         return int(command.run(arguments[1:]) or 0)
@@ -59,6 +63,13 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("command", choices=list(COMMANDS), metavar="COMMAND")
     return parser
+
+
+def _quieten_libraries() -> None:
+    """Keep other libraries' bars and deprecation notes, also those of worker processes, out of the user's sight."""
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    os.environ.setdefault("PYTHONWARNINGS", "ignore::FutureWarning")
+    transformers_logging.disable_progress_bar()
 
 
 def _fail(message: str) -> int:

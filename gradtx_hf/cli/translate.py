@@ -16,13 +16,17 @@ from gradtx_hf.translation import Aggregation, PeftTranslator
 def run(argv: Sequence[str]) -> int:
     """Run the command."""
     parser = argparse.ArgumentParser(prog="gradtx translate", description=(__doc__ or "").strip())
-    parser.add_argument("adapters", nargs="+", metavar="ADAPTER", help="folders, or Hub repositories 'owner/name[@revision]'")
+    parser.add_argument(
+        "adapters", nargs="+", metavar="ADAPTER", help="folders, or Hub repositories 'owner/name[@revision]'"
+    )
     parser.add_argument("--translator", required=True, help="folder, or Hub repository 'owner/name[@revision]'")
     parser.add_argument("--output-dir", required=True, help="new folder for the translated adapter")
     parser.add_argument("--aggregation", choices=get_args(Aggregation), default="mean", help="how several become one")
     parser.add_argument("--weights", type=_parse_weights, help="one per adapter, such as 0.7,0.3; for mean and sum")
     parser.add_argument("--revision", help="branch, tag or commit of the translator's repository")
-    parser.add_argument("--allow-other-start", action="store_true", help="accept an adapter not trained from source_init")
+    parser.add_argument(
+        "--allow-other-start", action="store_true", help="accept an adapter not trained from source_init"
+    )
     parser.add_argument("--allow-other-base", action="store_true", help="accept a base model of another name")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     arguments = parser.parse_args(list(argv))
@@ -53,4 +57,6 @@ def _parse_weights(text: str) -> list[float]:
     try:
         return [float(part) for part in text.split(",")]
     except ValueError as error:
-        raise ConfigurationError(f"got weights {text!r}, expected numbers with commas between, such as 0.7,0.3.") from error
+        raise ConfigurationError(
+            f"got weights {text!r}, expected numbers with commas between, such as 0.7,0.3."
+        ) from error

@@ -5,14 +5,10 @@ A process keeps one side's model and its tokenized corpora, and takes run after 
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import lru_cache
-from multiprocessing.connection import wait
 
 import torch
 from datasets import Dataset, load_from_disk
@@ -77,7 +73,6 @@ def perform_run(run: Run) -> None:
     Raises:
         ConfigurationError: If the run diverged.
     """
-    _end_with_parent()
     with _one_thread():
         loaded = _load_side(run.shared)
         reset_adapter(loaded.model, loaded.start)
@@ -122,16 +117,3 @@ def _one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(num_threads)
-
-
-@lru_cache(maxsize=1)
-def _end_with_parent() -> None:
-    """End this worker process as soon as the process that started it is gone, however that ended."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        threading.Thread(target=_wait_and_exit, args=(parent.sentinel,), daemon=True).start()
-
-
-def _wait_and_exit(sentinel: int) -> None:
-    wait([sentinel])
-    os._exit(1)

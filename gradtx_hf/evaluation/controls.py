@@ -36,7 +36,7 @@ def target_states(
     """
     translated = [translator.translate_states([state]) for state in source_states]
     shuffled = partners(tasks)
-    fitted = {
+    fitted: dict[str, ShadowMean | NearestShadow | RidgeMap] = {
         "shadow_mean": ShadowMean.fit(store),
         "nearest_shadow": NearestShadow.fit(store),
         **({"ridge": RidgeMap.fit(store)} if store.num_shadow_sets > 1 else {}),
@@ -49,8 +49,9 @@ def target_states(
         for name, control in fitted.items():
             predicted = UpdateVector(control.predict(update.tokens), store.target_layout)
             methods[name] = predicted.added_to(target_start)
-        if shuffled[i] is not None:
-            methods["shuffled_input"] = translated[shuffled[i]]
+        partner = shuffled[i]
+        if partner is not None:
+            methods["shuffled_input"] = translated[partner]
         states.append(methods)
     return states
 

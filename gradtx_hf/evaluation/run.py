@@ -179,9 +179,13 @@ def _fine_tuning_jobs(
         side: FineTuningRecipe.from_dict(getattr(arguments, f"{side}_recipe") or store.plan[side]["recipe"])
         for side in ("source", "target")
     }
-    public_recipe = FineTuningRecipe.from_dict(arguments.public_recipe) if arguments.public_recipe else recipes["target"]
+    public_recipe = (
+        FineTuningRecipe.from_dict(arguments.public_recipe) if arguments.public_recipe else recipes["target"]
+    )
 
-    def job(side: str, samples: tuple[Sample, ...] | None, recipe: FineTuningRecipe, seed: int, to: Path) -> FineTuningJob:
+    def job(
+        side: str, samples: tuple[Sample, ...] | None, recipe: FineTuningRecipe, seed: int, to: Path
+    ) -> FineTuningJob:
         return FineTuningJob(inits[side], samples, arguments.store, recipe, seed, str(to))
 
     jobs = [job("target", None, public_recipe, 0, folder / "public_finetune")]

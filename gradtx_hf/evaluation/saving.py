@@ -8,7 +8,7 @@ from pathlib import Path
 from gradtx_hf.errors import MissingExtraError
 from gradtx_hf.evaluation.markdown import render_markdown
 from gradtx_hf.evaluation.report import Report
-from gradtx_hf.output import write_json, write_text
+from gradtx_hf.output import write_bytes, write_json, write_text
 
 
 logger = logging.getLogger(__name__)
@@ -31,7 +31,8 @@ def save_report(report: Report, output_dir: Path | str) -> list[Path]:
     plot = _draw(report)
     written = []
     if plot is not None:
-        written.append(_write_bytes(folder / "report.png", plot))
+        write_bytes(folder / "report.png", plot)
+        written.append(folder / "report.png")
     text = render_markdown(report, plot_file="report.png" if plot else None)
     write_text(folder / "report.md", text)
     write_json(folder / "report.json", report.to_json())
@@ -46,10 +47,3 @@ def _draw(report: Report) -> bytes | None:
         logger.warning("No report.png: %s", error)
         return None
     return render_png(report)
-
-
-def _write_bytes(path: Path, content: bytes) -> Path:
-    """Write a file under a temporary name, then rename it."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_bytes(content)
-    return temporary.replace(path)

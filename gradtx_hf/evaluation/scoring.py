@@ -81,7 +81,11 @@ def score_states(
 
 
 def score(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, examples: Dataset, *, settings: ScoringSettings
+    model: PreTrainedModel | PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    examples: Dataset,
+    *,
+    settings: ScoringSettings,
 ) -> float:
     """Score one model with its adapter, in the metric's unit."""
     if settings.metric == "exact_match":

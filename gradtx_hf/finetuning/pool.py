@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing.connection import wait
 from typing import TypeVar
 
 import torch
@@ -38,9 +41,7 @@ def run_jobs(
                 bar.update()
             return
         context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(
-            min(num_workers, len(jobs)), mp_context=context, initializer=torch.set_num_threads, initargs=(1,)
-        ) as pool:
+        with ProcessPoolExecutor(min(num_workers, len(jobs)), mp_context=context, initializer=_begin_worker) as pool:
             futures = {pool.submit(function, job): index for index, job in enumerate(jobs)}
             try:
                 for future in as_completed(futures):
@@ -49,3 +50,16 @@ def run_jobs(
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
+
+
+def _begin_worker() -> None:
+    """Use one thread, and end as soon as the process that started this one is gone, however that ended."""
+    torch.set_num_threads(1)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_wait_and_exit, args=(parent.sentinel,), daemon=True).start()
+
+
+def _wait_and_exit(sentinel: int) -> None:
+    wait([sentinel])
+    os._exit(1)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,7 +19,6 @@ from datasets import Dataset
 from peft import PeftModel
 from torch import Tensor
 from torch.nn.functional import cross_entropy
-from tqdm import tqdm
 from transformers import (
     PreTrainedTokenizerBase,
     PrinterCallback,
@@ -34,6 +32,7 @@ from trl.trainer.sft_trainer import DataCollatorForLanguageModeling, SFTTrainer
 
 from gradtx_hf.errors import ConfigurationError, DataError
 from gradtx_hf.finetuning.encoding import IGNORED
+from gradtx_hf.finetuning.progress import StepBar
 from gradtx_hf.finetuning.recipe import FineTuningRecipe
 
 
@@ -184,7 +183,7 @@ def fine_tune(
             train_dataset=examples,
             processing_class=tokenizer,
             data_collator=DataCollatorForLanguageModeling(pad_token_id=_pad_token_id(tokenizer)),
-            callbacks=[*callbacks, *([_StepBar()] if show_progress else [])],
+            callbacks=[*callbacks, *([StepBar("fine-tuning")] if show_progress else [])],
         )
         convergence = ConvergenceCallback(
             trainer.step_losses,
@@ -196,25 +195,6 @@ def fine_tune(
             trainer.add_callback(convergence)
         trainer.train()
     return _result(trainer.step_losses, recipe, converged=convergence.converged)
-
-
-class _StepBar(TrainerCallback):
-    """A bar of the steps on stderr; Trainer's own writes to stdout."""
-
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
-    ) -> None:
-        self._bar = tqdm(total=state.max_steps, desc="fine-tuning", unit="step", file=sys.stderr)
-
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
-    ) -> None:
-        self._bar.update()
-
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
-    ) -> None:
-        self._bar.close()
 
 
 def _check_inputs(model: PeftModel, examples: Dataset) -> None:

@@ -127,7 +127,8 @@ def make_lines(rules: Sequence[Rule], num_lines: int, *, seed: str | int) -> lis
         Rows with ``prompt`` (``??abcdef=``) and ``completion`` (six letters).
     """
     generator = random.Random(seed)
-    rows, inputs = [], set()
+    rows: list[dict[str, str]] = []
+    inputs: set[str] = set()
     while len(rows) < num_lines:
         text = "".join(generator.choices(LETTERS, k=NUM_POSITIONS))
         rule = generator.choice(rules)

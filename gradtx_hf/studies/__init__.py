@@ -1,0 +1,1 @@
+"""Studies: whole runs that rebuild an asset or a table of the repository."""

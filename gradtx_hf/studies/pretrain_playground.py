@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,8 +59,20 @@ class Recipe:
 
 # Weights start near 1/sqrt(hidden_size): with the usual 0.02 models this small do not learn the rules.
 RECIPES = {
-    "source": Recipe(40, 112, 3, 0.12, (Stage(1500, 256, 3e-3, True), Stage(500, 256, 2e-3, False))),
-    "target": Recipe(96, 256, 4, 0.08, (Stage(1500, 128, 3e-3, True), Stage(500, 128, 1.5e-3, False))),
+    "source": Recipe(
+        hidden_size=40,
+        intermediate_size=112,
+        num_layers=3,
+        initializer_range=0.12,
+        stages=(Stage(1500, 256, 3e-3, hide_together=True), Stage(500, 256, 2e-3, hide_together=False)),
+    ),
+    "target": Recipe(
+        hidden_size=96,
+        intermediate_size=256,
+        num_layers=4,
+        initializer_range=0.08,
+        stages=(Stage(1500, 128, 3e-3, hide_together=True), Stage(500, 128, 1.5e-3, hide_together=False)),
+    ),
 }
 
 
@@ -105,12 +117,16 @@ class LineSampler:
     """Draws batches of tokenized lines of all 144 rules, far faster than tokenizing text."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, *, generator: torch.Generator) -> None:
-        ids = tokenizer.convert_tokens_to_ids
+        vocabulary = tokenizer.get_vocab()
+
+        def ids(tokens: Iterable[str]) -> Tensor:
+            return torch.tensor([vocabulary[token] for token in tokens])
+
         self._orders = torch.tensor(list(REARRANGEMENTS.values()))
-        self._rearrangement_tags = torch.tensor(ids(list(REARRANGEMENT_TAGS.values())))
-        self._shift_tags = torch.tensor(ids(list(SHIFT_TAGS)))
-        self._letters = torch.tensor(ids(list(LETTERS)))
-        self._hidden, self._equals, self._eos = ids(HIDDEN), ids("="), tokenizer.eos_token_id
+        self._rearrangement_tags = ids(REARRANGEMENT_TAGS.values())
+        self._shift_tags = ids(SHIFT_TAGS)
+        self._letters = ids(LETTERS)
+        self._hidden, self._equals, self._eos = (vocabulary[token] for token in (HIDDEN, "=", "<eos>"))
         self._generator = generator
 
     def batch(self, size: int, *, hidden_share: float, hide_together: bool) -> Tensor:
@@ -153,20 +169,14 @@ def pretrain(name: str, *, seed: int, num_steps_divisor: int = 1) -> tuple[Llama
     return model.eval(), _known_tag_exact_match(model, sampler)
 
 
-def _train_stage(
-    model: LlamaForCausalLM, sampler: LineSampler, stage: Stage, *, num_steps: int
-) -> Iterator[float]:
+def _train_stage(model: LlamaForCausalLM, sampler: LineSampler, stage: Stage, *, num_steps: int) -> Iterator[float]:
     model.train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=stage.learning_rate, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, stage.learning_rate, total_steps=num_steps, pct_start=0.1
-    )
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, stage.learning_rate, total_steps=num_steps, pct_start=0.1)
     for _ in tqdm(range(num_steps), mininterval=5):
         ids = sampler.batch(stage.batch_size, hidden_share=HIDDEN_SHARE, hide_together=stage.hide_together)
         logits = model(input_ids=ids[:, :-1]).logits[:, -(NUM_POSITIONS + 1) :]
-        loss = torch.nn.functional.cross_entropy(
-            logits.flatten(0, 1), ids[:, -(NUM_POSITIONS + 1) :].flatten()
-        )
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, -(NUM_POSITIONS + 1) :].flatten())
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -179,7 +189,7 @@ def _train_stage(
 def _known_tag_exact_match(model: LlamaForCausalLM, sampler: LineSampler) -> float:
     ids = sampler.batch(2000, hidden_share=0.0, hide_together=True)
     predicted = model(input_ids=ids[:, :-1]).logits[:, -(NUM_POSITIONS + 1) :].argmax(-1)
-    return (predicted == ids[:, -(NUM_POSITIONS + 1) :]).all(1).float().mean().item()
+    return float((predicted == ids[:, -(NUM_POSITIONS + 1) :]).all(1).float().mean())
 
 
 def main() -> None:

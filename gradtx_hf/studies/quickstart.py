@@ -57,8 +57,10 @@ NUM_PUBLIC_LINES, NUM_PRIVATE_LINES, NUM_TEST_LINES = 1024, 512, 100
 
 
 def run_quickstart(output_dir: str | Path, *, seed: int = 0, num_workers: int = 2, command: str = "") -> Report:
-    """Run the whole story and write ``report.{json,md,png}``, ``translator/``, ``client_adapter/`` and
-    ``translated_adapter/`` (both of the first seen client).
+    """Run the whole story.
+
+    Writes ``report.{json,md,png}``, ``translator/``, ``client_adapter/`` and ``translated_adapter/``, the last two of
+    the first seen client.
 
     Args:
         output_dir: The folder; one that holds the same quickstart, unfinished, is continued.

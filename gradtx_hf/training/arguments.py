@@ -134,7 +134,7 @@ class GradTransformerTrainingArguments(TrainingArguments):
         if self.eval_strategy == "no":
             self.load_best_model_at_end = False
             self.metric_for_best_model = None
-        super().__post_init__()  # type: ignore[no-untyped-call]  # untyped in transformers
+        super().__post_init__()
 
     @property
     def t5_fields(self) -> dict[str, T5Value]:

@@ -19,7 +19,7 @@ from gradtx_hf.training.arguments import GradTransformerTrainingArguments
 from gradtx_hf.training.train import TrainedTranslator, train_translator
 from gradtx_hf.translation import SOURCE_INIT, TARGET_INIT, PeftTranslator
 from gradtx_hf.updates import UpdateVector, align_adapter
-from gradtx_hf.updates.partition import Partition, partition_store
+from gradtx_hf.updates.partition import WHOLE, Partition, partition_store
 from gradtx_hf.updates.store import UpdateStore
 
 
@@ -77,9 +77,7 @@ def train(arguments: TranslatorArguments) -> PeftTranslator:
             start_distance_limit=limit,
         )
     models = {name: result.model.cpu() for name, result in trained.items()}
-    translator = PeftTranslator(
-        models[""] if "" in models else models, inits[SOURCE_INIT], inits[TARGET_INIT], name=str(output_dir)
-    )
+    translator = PeftTranslator(models.get(WHOLE, models), inits[SOURCE_INIT], inits[TARGET_INIT], name=str(output_dir))
     translator.save_pretrained(output_dir)
     write_json(output_dir / TRAINING_FILE, _record(arguments, trained))
     shutil.rmtree(work_dir, ignore_errors=True)
@@ -110,8 +108,7 @@ def start_distance_limit(store: UpdateStore, source_init: Adapter) -> float:
 
 def _part_arguments(arguments: TranslatorArguments, work_dir: Path) -> GradTransformerTrainingArguments:
     """Return one part's trainer arguments, with its own checkpoint folder, going on from its last checkpoint."""
-    own = {field.name for field in fields(TranslatorArguments)} - {"store", "partition"}
-    values = {f.name: getattr(arguments, f.name) for f in fields(GradTransformerTrainingArguments) if f.init and f.name in own}
+    values = {f.name: getattr(arguments, f.name) for f in fields(GradTransformerTrainingArguments) if f.init}
     last = get_last_checkpoint(str(work_dir)) if work_dir.is_dir() else None
     if last is not None:
         logger.info("going on from %s", last)

@@ -100,7 +100,7 @@ def train_translator(
     logger.info("training on %d pairs, validating on %d", len(split.train), len(split.validation))
     output = trainer.train(resume_from_checkpoint=arguments.resume_from_checkpoint)
     metrics = trainer.evaluate() if split.validation else {}
-    model.eval()  # type: ignore[no-untyped-call]  # untyped in transformers
+    model.eval()
     return TrainedTranslator(
         model=model,
         metrics=metrics,

@@ -15,8 +15,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
-from transformers import Trainer, TrainerCallback
+from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback
 
+from gradtx_hf.finetuning.progress import StepBar
 from gradtx_hf.model import GradTransformerModel
 from gradtx_hf.training.arguments import GradTransformerTrainingArguments
 from gradtx_hf.training.augmentation import add_input_noise, mix_pairs
@@ -59,6 +60,10 @@ class GradTransformerTrainer(Trainer):
             data_collator=collate_pairs,
             callbacks=callbacks,
         )
+        for printing in (PrinterCallback, ProgressCallback):  # both write to stdout, where the results go
+            self.remove_callback(printing)
+        if not args.disable_tqdm:
+            self.add_callback(StepBar("training"))
         del self.model.config.use_cache  # Trainer sets it for language models; it would stay in config.json
 
     def compute_loss(
@@ -120,7 +125,7 @@ class GradTransformerTrainer(Trainer):
         dataloader = self.get_eval_dataloader(eval_dataset)
         self.callback_handler.eval_dataloader = dataloader
         model = self.model
-        model.eval()  # type: ignore[no-untyped-call]  # untyped in transformers
+        model.eval()
         rows = []
         for batch in dataloader:
             inputs = self._prepare_inputs(batch)

@@ -138,7 +138,7 @@ class PeftTranslator:
         )
         folders = _model_folders(resolved.path, label=resolved.name)
         models = {
-            name: GradTransformerModel.from_pretrained(folder, dtype=dtype).to(device).eval()
+            name: GradTransformerModel.from_pretrained(folder, dtype=dtype).to(torch.device(device)).eval()  # type: ignore[arg-type]  # hidden behind a wrapper
             for name, folder in folders.items()
         }
         return cls(

@@ -21,6 +21,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from gradtx_hf.errors import LayoutError, MissingFileError, OutputExistsError, StoreError
+from gradtx_hf.output import write_bytes
 from gradtx_hf.updates.layout import BlockLayout
 from gradtx_hf.updates.plan import read_json, require_same_plan
 from gradtx_hf.updates.shard import (
@@ -29,7 +30,6 @@ from gradtx_hf.updates.shard import (
     read_header,
     sha256_of_file,
     snapshot_hashes,
-    write_bytes,
     write_shard,
 )
 
