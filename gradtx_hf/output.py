@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from gradtx_hf.errors import OutputExistsError
+from gradtx_hf.errors import ConfigurationError, OutputExistsError
 
 
 def require_new_folder(folder: str | Path) -> Path:
@@ -18,12 +18,19 @@ def require_new_folder(folder: str | Path) -> Path:
 
     Raises:
         OutputExistsError: If it is a file, or a folder with something in it.
+        ConfigurationError: If no folder can be made there.
     """
+    if not str(folder) or Path(folder).name in ("", ".."):
+        raise ConfigurationError(f"got output folder '{folder}', expected the name of a new one.")
     folder = Path(folder)
     if folder.is_symlink() or (folder.exists() and (not folder.is_dir() or any(folder.iterdir()))):
         raise OutputExistsError(
             f"output folder '{folder}' exists and is not empty. Name a new one, or remove it first."
         )
+    parent = next(path for path in folder.absolute().parents if path.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        reason = "is not a folder" if not parent.is_dir() else "is not yours to write into"
+        raise ConfigurationError(f"output folder '{folder}' cannot be made: '{parent}' {reason}. Name another one.")
     return folder
 
 

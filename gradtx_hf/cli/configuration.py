@@ -1,14 +1,22 @@
-"""Commands whose arguments are a dataclass: a YAML file, then flags, one for every field; flags win."""
+"""Commands whose arguments are a dataclass: a YAML file, then flags, one for every field; flags win.
+
+``${NAME}`` in the file stands for an environment variable.
+"""
 
 from __future__ import annotations
 
 import argparse
+import ast
 import dataclasses
+import inspect
 import json
+import os
 import re
+import textwrap
 import types
 from collections.abc import Mapping, Sequence
 from enum import Enum
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -45,10 +53,11 @@ def parse_into(arguments_class: type[T], argv: Sequence[str], *, command: str, d
     """
     fields = {field.name: field for field in dataclasses.fields(arguments_class) if field.init}  # type: ignore[arg-type]
     hints = get_type_hints(arguments_class)
-    parser = argparse.ArgumentParser(prog=f"gradtx {command}", description=description)
+    documented = _documented_fields(arguments_class)
+    parser = argparse.ArgumentParser(prog=f"gradtx {command}", description=description, allow_abbrev=False)
     parser.add_argument("--config", metavar="FILE.yaml", type=Path, help="YAML file with any of the fields below")
     for name, field in fields.items():
-        _add_flag(parser, name, hints[name], help_line=_help_of(field))
+        _add_flag(parser, name, hints[name], help_line=_help_of(field, documented.get(name, "")))
     given = vars(parser.parse_args(list(argv)))
     values = _read_yaml(given.pop("config", None))
     unknown = sorted(set(values) - set(fields))
@@ -69,7 +78,7 @@ def _read_yaml(path: Path | None) -> dict[str, Any]:
     if not path.is_file():
         raise MissingFileError(f"configuration file '{path}' is not there.")
     try:
-        values = _load_yaml(path.read_text(encoding="utf-8"))
+        values = _load_yaml(_expand_variables(path.read_text(encoding="utf-8"), path))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         first_line = str(error).splitlines()[0]
         raise ConfigurationError(f"configuration file '{path}' is not YAML ({first_line}).") from error
@@ -78,6 +87,18 @@ def _read_yaml(path: Path | None) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ConfigurationError(f"configuration file '{path}' holds no 'key: value' pairs.")
     return {str(key): value for key, value in values.items()}
+
+
+def _expand_variables(text: str, path: Path) -> str:
+    """Put environment variables in place of ``${NAME}``, so that one file serves on every machine."""
+
+    def value_of(match: re.Match[str]) -> str:
+        name = match[1]
+        if name not in os.environ:
+            raise ConfigurationError(f"configuration file '{path}' needs the environment variable {name}. Set it.")
+        return os.environ[name]
+
+    return re.sub(r"\$\{(\w+)\}", value_of, text)
 
 
 def _load_yaml(text: str) -> Any:  # noqa: ANN401 - any YAML value
@@ -90,77 +111,134 @@ def _flag(name: str) -> str:
 
 def _add_flag(parser: argparse.ArgumentParser, name: str, hint: Any, *, help_line: str) -> None:  # noqa: ANN401
     options: dict[str, Any] = {"dest": name, "default": argparse.SUPPRESS, "help": help_line}
-    kind = _plain_type(hint)
-    if kind is bool:
+    kinds = _kinds_of(hint)
+    structures = [kind for kind in kinds if _is_structure(kind)]
+    if bool in kinds and str not in kinds:
         options |= {"nargs": "?", "const": True, "metavar": "true|false"}
-    elif get_origin(kind) in (list, tuple) and _plain_type((get_args(kind) or (str,))[0]) in (str, int, float):
+    elif structures and all(_is_plain_list(kind) for kind in structures):
         options |= {"nargs": "+", "metavar": "VALUE"}
     else:
-        options |= {"metavar": "YAML" if _is_structure(kind) else "VALUE"}
+        options |= {"metavar": "YAML" if structures else "VALUE"}
     spellings = dict.fromkeys([_flag(name), f"--{name}"])
     parser.add_argument(*spellings, **options)
 
 
-def _help_of(field: dataclasses.Field[Any]) -> str:
-    text = str(field.metadata.get("help", "")).replace("%", "%%").strip()
+def _help_of(field: dataclasses.Field[Any], documented: str) -> str:
+    text = str(field.metadata.get("help", "") or documented).strip()
     if field.default is not dataclasses.MISSING and field.default not in (None, ""):
-        text = f"{text} (default: {field.default})".strip().replace("%%", "%").replace("%", "%%")
-    return text
+        text = f"{text} (default: {field.default})".strip()
+    return text.replace("%", "%%")
 
 
-def _plain_type(hint: Any) -> Any:  # noqa: ANN401 - a type expression
-    """Strip ``None`` from a union; what is left of a union of several types is str, or a structure."""
-    if get_origin(hint) in (Union, types.UnionType):
-        left = [kind for kind in get_args(hint) if kind is not type(None)]
-        structured = [kind for kind in left if _is_structure(kind)]
-        return left[0] if len(left) == 1 else (structured or [str])[0]
-    return hint
+def _documented_fields(arguments_class: type[Any]) -> dict[str, str]:
+    """Return what stands under the fields that have no help of their own, by name."""
+    lacking = {field.name for field in dataclasses.fields(arguments_class) if not field.metadata.get("help")}
+    found: dict[str, str] = {}
+    for base in arguments_class.__mro__:
+        if lacking - set(found) and dataclasses.is_dataclass(base):
+            found = _docstrings_of_fields(base) | found
+    return found
+
+
+def _docstrings_of_fields(arguments_class: type[Any]) -> dict[str, str]:
+    (parsed,) = ast.parse(textwrap.dedent(inspect.getsource(arguments_class))).body
+    found = {}
+    for statement, following in pairwise(parsed.body if isinstance(parsed, ast.ClassDef) else []):
+        target = statement.target if isinstance(statement, ast.AnnAssign) else None
+        value = following.value if isinstance(following, ast.Expr) else None
+        if isinstance(target, ast.Name) and isinstance(value, ast.Constant) and isinstance(value.value, str):
+            found[target.id] = " ".join(value.value.replace("``", "").split())
+    return found
+
+
+def _kinds_of(hint: Any) -> tuple[Any, ...]:  # noqa: ANN401 - a type expression
+    """Return the members of a union, or the type itself."""
+    return get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
 
 
 def _is_structure(kind: Any) -> bool:  # noqa: ANN401 - a type expression
     origin = get_origin(kind) or kind
-    return isinstance(origin, type) and issubclass(origin, (dict, list, tuple, Mapping))
+    return isinstance(origin, type) and issubclass(origin, (list, tuple, Mapping))
+
+
+def _is_plain_list(kind: Any) -> bool:  # noqa: ANN401 - a type expression
+    return (get_origin(kind) or kind) in (list, tuple) and (get_args(kind) or (str,))[0] in (str, int, float)
 
 
 def _convert(value: Any, hint: Any, name: str) -> Any:  # noqa: ANN401 - any configuration value
-    """Bring a value from YAML or a flag, where it may be text, to the field's type."""
-    kind = _plain_type(hint)
-    if value is None or (isinstance(value, str) and value.lower() in ("none", "null") and kind is not str):
+    """Bring a value from YAML or a flag, where it may be text, to the first kind of a field that it fits."""
+    kinds = _kinds_of(hint)
+    is_none = value is None or (isinstance(value, str) and value.lower() in ("none", "null") and str not in kinds)
+    if is_none and (type(None) in kinds or Any in kinds):
         return None
-    if kind is bool and isinstance(value, str) and value.lower() in TRUE + FALSE:
+    for kind in sorted(kinds, key=lambda kind: (kind is str, not _is_structure(kind))):
+        try:
+            return (
+                _fit_structure(value, kind, name, is_strict=str in kinds) if _is_structure(kind) else _fit(value, kind)
+            )
+        except (ValueError, OverflowError, yaml.YAMLError):
+            continue
+    raise ConfigurationError(f"got {value!r} for '{name}', expected {_describe(hint)}.")
+
+
+def _fit(value: Any, kind: Any) -> Any:  # noqa: ANN401 - any configuration value
+    """Return a value as a plain kind; ValueError if it does not fit."""
+    is_text = isinstance(value, str)
+    if kind is bool and is_text and value.lower() in TRUE + FALSE:
         return value.lower() in TRUE
-    try:
-        if kind in (int, float) and isinstance(value, (str, int, float)) and not isinstance(value, bool):
-            number = float(value)
-            if kind is int and not number.is_integer():
-                raise ValueError(value)
-            return kind(number) if kind is int else number
-        if _is_structure(kind):
-            return _convert_structure(value, kind, name)
-    except (ValueError, yaml.YAMLError) as error:
-        raise ConfigurationError(f"got {value!r} for '{name}', expected {_describe(hint)}.") from error
-    is_fitting = not isinstance(kind, type) or isinstance(value, kind) or issubclass(kind, Enum)
-    if not is_fitting or (get_origin(kind) is Literal and value not in get_args(kind)):
-        raise ConfigurationError(f"got {value!r} for '{name}', expected {_describe(hint)}.")
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if kind is int and (is_text or is_number):
+        return value if isinstance(value, int) else _whole(value)
+    if kind is float and (is_text or is_number):
+        return float(value)
+    if get_origin(kind) is Literal:
+        fits = value in get_args(kind)
+    else:
+        is_of_kind = isinstance(kind, type) and isinstance(value, kind)
+        fits = kind is Any or (is_of_kind and (kind is bool or not isinstance(value, bool)))
+        fits = fits or (isinstance(kind, type) and issubclass(kind, Enum) and value in {m.value for m in kind})
+    if not fits:
+        raise ValueError(value)
     return value
 
 
-def _convert_structure(value: Any, kind: Any, name: str) -> Any:  # noqa: ANN401 - any configuration value
-    origin = get_origin(kind) or kind
+def _whole(value: str | float) -> int:
+    """Return a whole number; 1e3 is one."""
+    try:
+        return int(value) if isinstance(value, str) else int(str(value))
+    except ValueError:
+        number = float(value)
+        if not number.is_integer():
+            raise
+        return int(number)
+
+
+def _fit_structure(value: Any, kind: Any, name: str, *, is_strict: bool) -> Any:  # noqa: ANN401 - any configuration value
+    """Return a value as a list or a dictionary; ValueError if it does not fit. One item makes a list unless strict."""
     if isinstance(value, str):
         value = _load_yaml(value)
-    if origin in (list, tuple):
+    if (get_origin(kind) or kind) in (list, tuple):
         if not isinstance(value, (list, tuple)):
+            if is_strict or value is None or isinstance(value, dict):
+                raise ValueError(value)
             value = [value]
         inner = (get_args(kind) or (Any,))[0]
-        # a list of structures given as one flag arrives as one YAML text inside a list
-        return [_convert(item, inner, name) if inner is not Any else item for item in value]
+        return [_convert(item, inner, name) for item in value]
     if not isinstance(value, dict):
         raise ValueError(value)
     return value
 
 
 def _describe(hint: Any) -> str:  # noqa: ANN401 - a type expression
-    if get_origin(hint) is Literal:
-        return "one of " + ", ".join(map(json.dumps, get_args(hint)))
-    return getattr(hint, "__name__", str(hint)) if not get_args(hint) else str(hint).replace("typing.", "")
+    names = {bool: "true or false", int: "a whole number", float: "a number", str: "text", type(None): "null"}
+    described = []
+    for kind in _kinds_of(hint):
+        if get_origin(kind) is Literal:
+            described.append("one of " + ", ".join(map(json.dumps, get_args(kind))))
+        elif _is_structure(kind):
+            is_list = (get_origin(kind) or kind) in (list, tuple)
+            inner = f", each {_describe(get_args(kind)[0])}" if is_list and get_args(kind) else ""
+            described.append(f"a list{inner}" if is_list else "keys and values")
+        else:
+            described.append(names.get(kind, getattr(kind, "__name__", str(kind))))
+    return " or ".join(described)

@@ -23,7 +23,7 @@ def run(argv: Sequence[str]) -> int:
     arguments = parser.parse_args(list(argv))
     resolved = resolve_folder(arguments.folder)
     if is_translator_folder(resolved.path):
-        described = describe_translator(PeftTranslator.from_pretrained(resolved.path))
+        described = describe_translator(PeftTranslator.from_pretrained(resolved.path)) | {"name": resolved.name}
     else:
         described = describe_adapter(load_adapter(resolved.path, name=resolved.name))
     described |= {"commit": resolved.commit, "files": _files(resolved.path)}

@@ -41,13 +41,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     _quieten_libraries()
     try:
         command = importlib.import_module(f"gradtx_hf.cli.{name}")
-        return int(command.run(arguments[1:]) or 0)
+        status = int(command.run(arguments[1:]) or 0)
+        sys.stdout.flush()
+        return status
     except KeyboardInterrupt:
         return _fail(INTERRUPTED)
+    except BrokenPipeError:  # the reader, such as head, has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 1
     except GradTxError as error:
         return _fail(str(error))
     except Exception as error:  # noqa: BLE001 - the one place where a user is spared a traceback
-        lines = str(error).strip().splitlines() or [""]
+        lines = str(error).strip().splitlines() or ["no message"]
         return _fail(f"{type(error).__name__}: {lines[0]} (GRADTX_DEBUG=1 shows the traceback)")
 
 
@@ -68,14 +73,15 @@ def build_parser() -> argparse.ArgumentParser:
 def _quieten_libraries() -> None:
     """Keep other libraries' bars and deprecation notes, also those of worker processes, out of the user's sight."""
     warnings.filterwarnings("ignore", category=FutureWarning)
-    os.environ.setdefault("PYTHONWARNINGS", "ignore::FutureWarning")
+    # the second: a worker that ends with its parent leaves the locks of its bars to the resource tracker
+    os.environ.setdefault("PYTHONWARNINGS", "ignore::FutureWarning,ignore:resource_tracker")
     transformers_logging.disable_progress_bar()
 
 
 def _fail(message: str) -> int:
     if os.environ.get("GRADTX_DEBUG") == "1" and sys.exc_info()[0] is not None:
         traceback.print_exc()
-    print(f"error: {message}", file=sys.stderr)
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
     return 1
 
 

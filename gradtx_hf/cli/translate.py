@@ -22,7 +22,7 @@ def run(argv: Sequence[str]) -> int:
     parser.add_argument("--translator", required=True, help="folder, or Hub repository 'owner/name[@revision]'")
     parser.add_argument("--output-dir", required=True, help="new folder for the translated adapter")
     parser.add_argument("--aggregation", choices=get_args(Aggregation), default="mean", help="how several become one")
-    parser.add_argument("--weights", type=_parse_weights, help="one per adapter, such as 0.7,0.3; for mean and sum")
+    parser.add_argument("--weights", help="one per adapter, such as 0.7,0.3; for mean and sum")
     parser.add_argument("--revision", help="branch, tag or commit of the translator's repository")
     parser.add_argument(
         "--allow-other-start", action="store_true", help="accept an adapter not trained from source_init"
@@ -30,12 +30,13 @@ def run(argv: Sequence[str]) -> int:
     parser.add_argument("--allow-other-base", action="store_true", help="accept a base model of another name")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     arguments = parser.parse_args(list(argv))
+    weights = None if arguments.weights is None else _parse_weights(arguments.weights)
     require_new_folder(arguments.output_dir)
     translator = PeftTranslator.from_pretrained(arguments.translator, revision=arguments.revision)
     translated = translator.translate(
         arguments.adapters,
         aggregation=arguments.aggregation,
-        weights=arguments.weights,
+        weights=weights,
         allow_other_start=arguments.allow_other_start,
         allow_other_base=arguments.allow_other_base,
     )

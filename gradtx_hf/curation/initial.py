@@ -13,7 +13,7 @@ from typing import Any
 from gradtx_hf.finetuning import FineTuningRecipe, add_adapter, load_language_model
 from gradtx_hf.lora import load_adapter
 from gradtx_hf.updates import BlockLayout
-from gradtx_hf.updates.store import Side
+from gradtx_hf.updates.store import SIDES, Side
 
 
 MODEL_FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
@@ -74,6 +74,12 @@ def publish_initial_adapter(store_folder: Path, side: Side) -> None:
     if not final.is_dir():
         prepared.rename(final)
     shutil.rmtree(prepared, ignore_errors=True)
+
+
+def discard_initial_adapters(store_folder: Path) -> None:
+    """Remove initial adapters that were prepared for a store which then was not made."""
+    for side in SIDES:
+        shutil.rmtree(_prepared(store_folder, side), ignore_errors=True)
 
 
 def _prepared(store_folder: Path, side: Side) -> Path:

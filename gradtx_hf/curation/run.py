@@ -22,14 +22,19 @@ from filelock import FileLock, Timeout
 from transformers import AutoTokenizer
 
 from gradtx_hf.curation.arguments import CurationArguments
-from gradtx_hf.curation.initial import SideSettings, initial_layout, publish_initial_adapter
+from gradtx_hf.curation.initial import (
+    SideSettings,
+    discard_initial_adapters,
+    initial_layout,
+    publish_initial_adapter,
+)
 from gradtx_hf.curation.shadow_sets import Corpus, Mixture, mixture_shares, plan_shadow_sets, run_seed
 from gradtx_hf.curation.worker import Run, SideRuns, perform_run, release_models
 from gradtx_hf.errors import StoreError
 from gradtx_hf.finetuning import FineTuningRecipe, load_examples, tokenize_examples
 from gradtx_hf.finetuning.data import without_bars
 from gradtx_hf.finetuning.pool import run_jobs
-from gradtx_hf.updates.store import SIDES, Side, UpdateStore
+from gradtx_hf.updates.store import PLAN_FILE, SIDES, Side, UpdateStore
 
 
 logger = logging.getLogger(__name__)
@@ -173,7 +178,11 @@ def _sha256_of_rows(examples: Dataset) -> str:
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Hold the folder; the operating system lets go of it when the process ends, however it ends."""
+    """Hold the folder; the operating system lets go of it when the process ends, however it ends.
+
+    A curation that is refused before its plan is written leaves nothing behind.
+    """
+    is_new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / LOCK_FILE, timeout=0)
     try:
@@ -183,4 +192,9 @@ def _locked(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
+        if not (folder / PLAN_FILE).is_file():
+            discard_initial_adapters(folder)
+            (folder / LOCK_FILE).unlink(missing_ok=True)
+            if is_new:
+                folder.rmdir()
         lock.release()

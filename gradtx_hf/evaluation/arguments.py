@@ -42,6 +42,8 @@ class ClientData:
         Raises:
             ConfigurationError: If a key is unknown or missing.
         """
+        if not isinstance(values, Mapping):
+            raise ConfigurationError(f"got client {values!r}, expected the keys task, train and test.")
         known = [f.name for f in fields(cls)]
         unknown = sorted(set(values) - set(known))
         if unknown:
@@ -49,12 +51,18 @@ class ClientData:
         missing = [name for name in ("task", "train", "test") if not values.get(name)]
         if missing:
             raise ConfigurationError(f"a client lacks '{missing[0]}'. Add it.")
+        seed, seen = values.get("seed", 0), values.get("seen")
+        if not isinstance(seed, int) or not isinstance(seen, bool | None):
+            raise ConfigurationError(
+                f"got seed={seed!r}, seen={seen!r} for client '{values['task']}', expected a whole number, and true, "
+                "false or null."
+            )
         return cls(
             task=str(values["task"]),
             train=_samples(values["train"]),
             test=_samples(values["test"]),
-            seen=values.get("seen"),
-            seed=int(values.get("seed", 0)),
+            seen=seen,
+            seed=seed,
         )
 
 
@@ -125,5 +133,5 @@ class EvaluationArguments:
 
 
 def _samples(values: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> tuple[Sample, ...]:
-    listed = [values] if isinstance(values, Mapping) else list(values)
+    listed = [values] if isinstance(values, Mapping | str) else list(values)
     return tuple(Sample.from_dict(entry) for entry in listed)

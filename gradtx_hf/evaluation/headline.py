@@ -72,6 +72,8 @@ def _verdict(summary: GroupSummary, best: str | None) -> list[str]:
         names = [name for name in as_good if method_of(name).kind == kind]
         if names:
             sentences.append(f"**{saying.format(names=_listed(summary, names))}**")
+            if kind == "untouched":
+                break  # with nothing gained at all, it says nothing more that others gain nothing either
     if best is None:
         sentences.append("No control was scored, so this says nothing about translation.")
     elif best not in as_good:

@@ -13,21 +13,24 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import torch
+
 from gradtx_hf.client import fine_tune_client
 from gradtx_hf.curation import pooled_public_examples
-from gradtx_hf.errors import OutputExistsError
+from gradtx_hf.errors import LayoutError, OutputExistsError, StoreError
 from gradtx_hf.evaluation.arguments import HIGHER_IS_BETTER, ClientData, EvaluationArguments
 from gradtx_hf.evaluation.controls import State, target_states
 from gradtx_hf.evaluation.report import Report
 from gradtx_hf.evaluation.saving import save_report
-from gradtx_hf.evaluation.scoring import ScoringSettings, check_columns, score_states
+from gradtx_hf.evaluation.scoring import ScoringSettings, check_columns, require_model, score_states
 from gradtx_hf.evaluation.summary import ClientScores
 from gradtx_hf.finetuning import FineTuningRecipe, Sample, load_samples
 from gradtx_hf.finetuning.pool import run_jobs
 from gradtx_hf.lora import load_adapter
-from gradtx_hf.output import write_json
+from gradtx_hf.output import require_new_folder, write_json
 from gradtx_hf.translation import SOURCE_INIT, TARGET_INIT, PeftTranslator
-from gradtx_hf.updates.store import UpdateStore
+from gradtx_hf.updates.layout import describe_difference
+from gradtx_hf.updates.store import SIDES, UpdateStore
 
 
 logger = logging.getLogger(__name__)
@@ -72,8 +75,7 @@ def evaluate(arguments: EvaluationArguments, *, command: str = "") -> Report:
     translator = PeftTranslator.from_pretrained(arguments.translator)
     store = UpdateStore.open(arguments.store)
     clients = arguments.client_data()
-    for client in clients:
-        check_columns(load_samples(client.test, seed=TEST_SEED), arguments.metric, task=client.task)
+    _check_inputs(arguments, translator, store)
     folder = _claim(arguments)
     seconds: dict[str, float] = {}
     with _timed(seconds, "fine_tuning"):
@@ -110,6 +112,31 @@ def evaluate(arguments: EvaluationArguments, *, command: str = "") -> Report:
     save_report(report, folder)
     logger.info("wrote %s", folder / "report.md")
     return report
+
+
+def _check_inputs(arguments: EvaluationArguments, translator: PeftTranslator, store: UpdateStore) -> None:
+    """Check all that is read later on, before anything is written."""
+    if not {*SIDES, "corpora", "shadow_sets"} <= store.plan.keys():
+        raise StoreError(f"update store '{store.folder}' was not made by gradtx curate. Give one that was.")
+    for side in SIDES:
+        init = translator.source_init if side == "source" else translator.target_init
+        start = load_adapter(store.folder / f"{side}_init")
+        if start.layout.shapes != init.layout.shapes:
+            raise LayoutError(
+                f"store '{store.folder}' does not fit translator '{translator.name}' on the {side} side: "
+                f"{describe_difference(start.layout, init.layout)}"
+            )
+        if not all(torch.equal(start.tensors[name], init.tensors[name]) for name in init.tensors):
+            raise StoreError(
+                f"store '{store.folder}' has another {side}_init than translator '{translator.name}', so that its "
+                "controls would start elsewhere. Give the store that the translator was trained on."
+            )
+        require_model(init.base_model, revision=init.config.revision)
+    for client in arguments.client_data():
+        load_samples(client.train, seed=client.seed)
+        check_columns(load_samples(client.test, seed=TEST_SEED), arguments.metric, task=client.task)
+    if not (Path(arguments.output_dir) / CONFIG_FILE).is_file():
+        pooled_public_examples(store)
 
 
 def perform_fine_tuning(job: FineTuningJob) -> None:
@@ -153,9 +180,7 @@ def _claim(arguments: EvaluationArguments) -> Path:
         if json.loads(path.read_text(encoding="utf-8")) != values:
             raise OutputExistsError(f"'{folder}' holds another evaluation. Name a new folder, or remove it first.")
         return folder
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise OutputExistsError(f"output folder '{folder}' exists and is not empty. Name a new one.")
-    folder.mkdir(parents=True, exist_ok=True)
+    require_new_folder(folder).mkdir(parents=True, exist_ok=True)
     write_json(path, values)
     return folder
 

@@ -73,7 +73,7 @@ class DataSource:
         """Build a source from configuration values.
 
         Raises:
-            ConfigurationError: If a key is unknown, or ``path`` is missing.
+            ConfigurationError: If a key is unknown, ``path`` is missing, or a value is of another type.
         """
         known = {field.name for field in fields(cls)}
         unknown = sorted(set(values) - known)
@@ -83,6 +83,11 @@ class DataSource:
             )
         if not values.get("path"):
             raise ConfigurationError("a data source lacks 'path'. Give a file, a folder, or the id of a data set.")
+        for name, value in values.items():
+            expected = int if name == "chunk_characters" else str
+            if value is not None and (not isinstance(value, expected) or isinstance(value, bool)):
+                word = "a whole number" if expected is int else "text"
+                raise ConfigurationError(f"got {name}={value!r} for a data source, expected {word}.")
         return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing.connection import wait
+from multiprocessing.connection import Connection
 from typing import TypeVar
 
 import torch
@@ -31,7 +32,8 @@ def run_jobs(
         description: What the progress bar says.
 
     Raises:
-        Exception: What a job raised; jobs that have not begun are dropped.
+        Exception: What a job raised; those that run are waited for, those that have not begun are dropped.
+        KeyboardInterrupt: At once, without waiting for the jobs that run.
     """
     bar = tqdm(total=len(jobs), desc=description, unit="run", file=sys.stderr, disable=not jobs)
     with bar:
@@ -41,25 +43,34 @@ def run_jobs(
                 bar.update()
             return
         context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(min(num_workers, len(jobs)), mp_context=context, initializer=_begin_worker) as pool:
+        lifeline, held = context.Pipe(duplex=False)
+        with (
+            lifeline,
+            held,
+            ProcessPoolExecutor(
+                min(num_workers, len(jobs)), mp_context=context, initializer=_begin_worker, initargs=(lifeline,)
+            ) as pool,
+        ):
             futures = {pool.submit(function, job): index for index, job in enumerate(jobs)}
             try:
                 for future in as_completed(futures):
                     yield futures[future], future.result()
                     bar.update()
-            except BaseException:
+            except BaseException as error:
                 pool.shutdown(wait=False, cancel_futures=True)
+                if not isinstance(error, Exception):
+                    held.close()
                 raise
 
 
-def _begin_worker() -> None:
-    """Use one thread, and end as soon as the process that started this one is gone, however that ended."""
+def _begin_worker(lifeline: Connection) -> None:
+    """Use one thread, leave Ctrl-C to the process that started this one, and end as soon as it lets go."""
     torch.set_num_threads(1)
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        threading.Thread(target=_wait_and_exit, args=(parent.sentinel,), daemon=True).start()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_wait_and_exit, args=(lifeline,), daemon=True).start()
 
 
-def _wait_and_exit(sentinel: int) -> None:
-    wait([sentinel])
+def _wait_and_exit(lifeline: Connection) -> None:
+    """End when the other end of the pipe is closed, be it by the starting process or, after its death, for it."""
+    lifeline.poll(None)
     os._exit(1)

@@ -32,6 +32,8 @@ class Sample:
         Raises:
             ConfigurationError: If a key is unknown, or the number is not positive.
         """
+        if not isinstance(values, Mapping):
+            raise ConfigurationError(f"got data source {values!r}, expected keys and values, such as path.")
         num_samples = values.get("num_samples")
         if num_samples is not None and (not isinstance(num_samples, int) or num_samples < 1):
             raise ConfigurationError(f"got num_samples={num_samples!r}, expected a whole number of at least 1.")
@@ -50,9 +52,11 @@ def load_samples(samples: Sequence[Sample], *, seed: int) -> Dataset:
         Examples with the columns of ``load_examples``.
 
     Raises:
-        DataError: If a source has too few examples, or the sources have different columns.
+        DataError: If there is no sample, a source has too few examples, or the sources have different columns.
         MissingFileError: If a source is not there.
     """
+    if not samples:
+        raise DataError("got no data source, expected at least one.")
     parts = [_draw(sample, random.Random(f"sample {i}, seed {seed}")) for i, sample in enumerate(samples)]
     for sample, part in zip(samples, parts, strict=True):
         if part.column_names != parts[0].column_names:

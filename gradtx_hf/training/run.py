@@ -5,16 +5,17 @@ Source: paper Sec. 4, phase 2; partitions: paper Sec. 5; the distance limit is o
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from transformers.trainer_utils import get_last_checkpoint
+from transformers.trainer import TRAINER_STATE_NAME
 
-from gradtx_hf.errors import ConfigurationError
+from gradtx_hf.errors import ConfigurationError, GradTxError, OutputExistsError
 from gradtx_hf.lora import Adapter, load_adapter
-from gradtx_hf.output import require_new_folder, write_json
+from gradtx_hf.output import new_folder, require_new_folder, write_json
 from gradtx_hf.training.arguments import GradTransformerTrainingArguments
 from gradtx_hf.training.train import TrainedTranslator, train_translator
 from gradtx_hf.translation import SOURCE_INIT, TARGET_INIT, PeftTranslator
@@ -26,6 +27,8 @@ from gradtx_hf.updates.store import UpdateStore
 logger = logging.getLogger(__name__)
 
 TRAINING_FILE = "training.json"
+WORK_FILE = "arguments.json"
+"""What the checkpoints beside it were made with."""
 NUM_MEASURED_SETS = 64
 """Shadow sets whose distance to the start is measured; all where there are fewer."""
 
@@ -46,40 +49,55 @@ class TranslatorArguments(GradTransformerTrainingArguments):
 
     def __post_init__(self) -> None:
         """Check what is ours, then what is the trainer's."""
-        if not self.store:
-            raise ConfigurationError("'store' is missing. Give it in --config, or as --store.")
-        super().__post_init__()
+        for name in ("store", "output_dir"):
+            if not getattr(self, name):
+                flag = name.replace("_", "-")
+                raise ConfigurationError(f"'{name}' is missing. Give it in --config, or as --{flag}.")
+        try:
+            super().__post_init__()
+        except ConfigurationError:
+            raise
+        except (ImportError, TypeError, ValueError) as error:
+            reason = " ".join(str(error).split())
+            raise ConfigurationError(f"transformers refuses these training arguments: {reason}") from error
 
 
 def train(arguments: TranslatorArguments) -> PeftTranslator:
     """Train a translator and write its folder, with ``training.json`` (arguments and errors) in it.
 
     Raises:
-        OutputExistsError: If the output folder exists and is not empty.
+        OutputExistsError: If the output folder exists and is not empty, or another training was begun for it.
         StoreError: If the store is not complete.
         ConfigurationError: If a value cannot be used.
     """
     output_dir = require_new_folder(str(arguments.output_dir))
+    work_dir = output_dir.with_name(f"{output_dir.name}-checkpoints")
     store = UpdateStore.open(arguments.store)
     inits = {name: load_adapter(store.folder / name) for name in (SOURCE_INIT, TARGET_INIT)}
     limit = start_distance_limit(store, inits[SOURCE_INIT])
-    work_dir = output_dir.with_name(f"{output_dir.name}-checkpoints")
+    parts = partition_store(store, arguments.partition)
+    _claim(work_dir, arguments, store)
     trained: dict[str, TrainedTranslator] = {}
-    for name, view in partition_store(store, arguments.partition).items():
-        part = _part_arguments(arguments, work_dir / name if name else work_dir)
-        trained[name] = train_translator(
-            view,
-            part,
-            source_base_model=inits[SOURCE_INIT].base_model,
-            source_base_revision=inits[SOURCE_INIT].config.revision,
-            target_base_model=inits[TARGET_INIT].base_model,
-            target_base_revision=inits[TARGET_INIT].config.revision,
-            start_distance_limit=limit,
-        )
+    try:
+        for name, view in parts.items():
+            trained[name] = train_translator(
+                view,
+                _part_arguments(arguments, work_dir / name if name else work_dir),
+                source_base_model=inits[SOURCE_INIT].base_model,
+                source_base_revision=inits[SOURCE_INIT].config.revision,
+                target_base_model=inits[TARGET_INIT].base_model,
+                target_base_revision=inits[TARGET_INIT].config.revision,
+                start_distance_limit=limit,
+            )
+    except GradTxError:
+        if not _has_checkpoint(work_dir):
+            shutil.rmtree(work_dir, ignore_errors=True)
+        raise
     models = {name: result.model.cpu() for name, result in trained.items()}
     translator = PeftTranslator(models.get(WHOLE, models), inits[SOURCE_INIT], inits[TARGET_INIT], name=str(output_dir))
-    translator.save_pretrained(output_dir)
-    write_json(output_dir / TRAINING_FILE, _record(arguments, trained))
+    with new_folder(output_dir) as folder:
+        translator.save_pretrained(folder)
+        write_json(folder / TRAINING_FILE, _record(arguments, trained))
     shutil.rmtree(work_dir, ignore_errors=True)
     logger.info("wrote the translator to %s", output_dir)
     return translator
@@ -106,10 +124,30 @@ def start_distance_limit(store: UpdateStore, source_init: Adapter) -> float:
     return (1 + farthest) / 2
 
 
+def _claim(work_dir: Path, arguments: TranslatorArguments, store: UpdateStore) -> None:
+    """Write down what the checkpoints will be of, or check that those that are there are of this training."""
+    kept = arguments.to_dict() | {"output_dir": None, "disable_tqdm": None, "logging_dir": None, "run_name": None}
+    values = json.loads(json.dumps({"arguments": kept, "plan": store.plan}, default=str))
+    path = work_dir / WORK_FILE
+    if not path.is_file():
+        require_new_folder(work_dir).mkdir(parents=True, exist_ok=True)
+    elif _has_checkpoint(work_dir) and json.loads(path.read_text(encoding="utf-8")) != values:
+        raise OutputExistsError(
+            f"'{work_dir}' holds checkpoints of another training. Give its arguments again to go on with it, "
+            "remove the folder, or name another output_dir."
+        )
+    write_json(path, values)
+
+
+def _has_checkpoint(work_dir: Path) -> bool:
+    return any(work_dir.rglob("checkpoint-*"))
+
+
 def _part_arguments(arguments: TranslatorArguments, work_dir: Path) -> GradTransformerTrainingArguments:
     """Return one part's trainer arguments, with its own checkpoint folder, going on from its last checkpoint."""
     values = {f.name: getattr(arguments, f.name) for f in fields(GradTransformerTrainingArguments) if f.init}
-    last = get_last_checkpoint(str(work_dir)) if work_dir.is_dir() else None
+    whole = [path.parent for path in work_dir.glob(f"checkpoint-*/{TRAINER_STATE_NAME}")]  # Trainer writes it last
+    last = str(max(whole, key=lambda path: int(path.name.rpartition("-")[2]))) if whole else None
     if last is not None:
         logger.info("going on from %s", last)
     return GradTransformerTrainingArguments(

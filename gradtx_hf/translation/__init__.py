@@ -1,14 +1,9 @@
 """Adapters in, an adapter out: aggregation and the translator."""
 
 from gradtx_hf.translation.aggregation import Aggregation, aggregate_updates
-from gradtx_hf.translation.translator import (
-    SOURCE_INIT,
-    TARGET_INIT,
-    PeftTranslator,
-    SourceUpdate,
-    TranslatedAdapter,
-    is_translator_folder,
-)
+from gradtx_hf.translation.loading import SOURCE_INIT, TARGET_INIT, is_translator_folder
+from gradtx_hf.translation.translated import SourceUpdate, TranslatedAdapter
+from gradtx_hf.translation.translator import PeftTranslator
 
 
 __all__ = [

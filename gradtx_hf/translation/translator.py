@@ -14,69 +14,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig
 from torch import Tensor
 
-from gradtx_hf.errors import AdapterError, ConfigurationError, LayoutError, MissingFileError
+from gradtx_hf.errors import AdapterError, ConfigurationError, LayoutError
 from gradtx_hf.hub import resolve_folder
-from gradtx_hf.lora import Adapter, load_adapter, peft_key, save_adapter
+from gradtx_hf.lora import Adapter, load_adapter, save_adapter
 from gradtx_hf.model import GradTransformerModel
-from gradtx_hf.output import new_folder, write_json
+from gradtx_hf.output import new_folder
 from gradtx_hf.translation.aggregation import Aggregation, aggregate_updates
+from gradtx_hf.translation.loading import PARTS_FOLDER, SOURCE_INIT, TARGET_INIT, load_models
+from gradtx_hf.translation.translated import SourceUpdate, TranslatedAdapter
 from gradtx_hf.updates import Alignment, BlockLayout, UpdateVector, align_adapter
 from gradtx_hf.updates.layout import describe_difference
-
-
-SOURCE_INIT = "source_init"
-TARGET_INIT = "target_init"
-PARTS_FOLDER = "parts"
-CONFIG_FILE = "config.json"
-REPORT_FILE = "translation.json"
-
-
-@dataclass(frozen=True, eq=False)
-class TranslatedAdapter:
-    """A target adapter that a translator wrote.
-
-    Attributes:
-        peft_config: PEFT's configuration, that of the translator's ``target_init``.
-        tensors: Factors by name ``<module path>.<factor>``, float32.
-        report: What was translated and how, as JSON values.
-    """
-
-    peft_config: LoraConfig
-    tensors: dict[str, Tensor]
-    report: dict[str, Any]
-
-    @property
-    def state_dict(self) -> dict[str, Tensor]:
-        """The tensors under PEFT's keys, as ``peft.set_peft_model_state_dict`` takes them."""
-        return {peft_key(name): tensor for name, tensor in self.tensors.items()}
-
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write a folder that ``PeftModel.from_pretrained`` loads, with the report beside the two PEFT files.
-
-        Raises:
-            OutputExistsError: If the folder exists and is not empty.
-        """
-        with new_folder(folder) as temporary:
-            save_adapter(temporary, config=self.peft_config, tensors=self.tensors)
-            write_json(temporary / REPORT_FILE, self.report)
-
-
-@dataclass(frozen=True, eq=False)
-class SourceUpdate:
-    """One client's adapter, aligned to the translator's start.
-
-    Attributes:
-        adapter: The adapter as it was read.
-        alignment: The aligned factors and their distances.
-        commit: The commit it came from, if it came from the Hub.
-    """
-
-    adapter: Adapter
-    alignment: Alignment
-    commit: str | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,16 +80,12 @@ class PeftTranslator:
 
         Raises:
             MissingFileError: If it is not there, or holds no translator.
-            LayoutError: If its model and its initial adapters do not belong together.
+            LayoutError: If its model is damaged, or does not belong to its initial adapters.
         """
         resolved = resolve_folder(
             repo_or_path, revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only
         )
-        folders = _model_folders(resolved.path, label=resolved.name)
-        models = {
-            name: GradTransformerModel.from_pretrained(folder, dtype=dtype).to(torch.device(device)).eval()  # type: ignore[arg-type]  # hidden behind a wrapper
-            for name, folder in folders.items()
-        }
+        models = load_models(resolved.path, name=resolved.name, device=torch.device(device), dtype=dtype)
         return cls(
             models[""] if list(models) == [""] else models,
             load_adapter(resolved.path / SOURCE_INIT, name=f"{resolved.name}/{SOURCE_INIT}"),
@@ -189,7 +134,7 @@ class PeftTranslator:
             resolved = resolve_folder(adapter, revision=revision, token=token)
             adapter, commit = load_adapter(resolved.path, name=resolved.name), resolved.commit
         _check_modules(adapter, self.source_init, translator=self.name)
-        alignment = _align(adapter, self.source_init)
+        alignment = _align(adapter, self.source_init, translator=self.name)
         if adapter.base_model != self.source_init.base_model and not allow_other_base:
             raise AdapterError(
                 f"adapter '{adapter.name}' was trained on base model '{adapter.base_model}', translator '{self.name}' "
@@ -278,6 +223,12 @@ class PeftTranslator:
             target_layout = model.config.target_layout
             before = _part_of(self.target_init.tensors, target_layout)
             target |= UpdateVector(generated, target_layout).added_to(before)
+        for name, tensor in target.items():
+            if not bool(tensor.isfinite().all()):
+                raise AdapterError(
+                    f"translator '{self.name}' makes NaN or infinite values for '{name}' of this update. "
+                    "Check the adapter's size with gradtx inspect, or use dtype float32."
+                )
         return {name: target[name] for name in self.target_init.tensors}
 
     def _report(
@@ -311,21 +262,6 @@ class PeftTranslator:
         }
 
 
-def is_translator_folder(folder: str | Path) -> bool:
-    """Return whether a folder holds a translator."""
-    return (Path(folder) / SOURCE_INIT).is_dir() and (Path(folder) / TARGET_INIT).is_dir()
-
-
-def _model_folders(folder: Path, *, label: str) -> dict[str, Path]:
-    if (folder / CONFIG_FILE).is_file():
-        return {"": folder}
-    parts = folder / PARTS_FOLDER
-    found = {part.name: part for part in sorted(parts.glob("*")) if (part / CONFIG_FILE).is_file()}
-    if not found:
-        raise MissingFileError(f"'{label}' holds no translator: it has no {CONFIG_FILE}. Give a translator's folder.")
-    return found
-
-
 def _check_parts(layouts: Sequence[BlockLayout], init: Adapter, *, side: str, name: str) -> None:
     covered: dict[str, tuple[int, ...]] = {}
     for layout in layouts:
@@ -342,16 +278,25 @@ def _check_modules(adapter: Adapter, init: Adapter, *, translator: str) -> None:
     """Check modules, not ranks: those are brought together by the alignment."""
     if set(adapter.scales) != set(init.scales):
         raise LayoutError(
-            f"adapter '{adapter.name}' does not fit translator '{translator}': "
-            f"{describe_difference(adapter.layout, init.layout)}"
+            f"{_misfit(adapter, init, translator=translator)}: {describe_difference(adapter.layout, init.layout)}"
         )
 
 
-def _align(adapter: Adapter, init: Adapter) -> Alignment:
+def _align(adapter: Adapter, init: Adapter, *, translator: str) -> Alignment:
     try:
         return align_adapter(adapter.tensors, init.tensors, scales=adapter.scales, start_scales=init.scales)
     except LayoutError as error:
-        raise LayoutError(f"adapter '{adapter.name}' does not fit: {error}") from error
+        raise LayoutError(f"{_misfit(adapter, init, translator=translator)}: {error}") from error
+
+
+def _misfit(adapter: Adapter, init: Adapter, *, translator: str) -> str:
+    """Begin a refusal; where the base models differ, they are the likely reason."""
+    if adapter.base_model == init.base_model:
+        return f"adapter '{adapter.name}' does not fit translator '{translator}'"
+    return (
+        f"adapter '{adapter.name}' of base model '{adapter.base_model}' does not fit translator '{translator}' for "
+        f"'{init.base_model}'"
+    )
 
 
 def _part_of(state: Mapping[str, Tensor], layout: BlockLayout) -> dict[str, Tensor]:

@@ -1,0 +1,289 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel
+
+from gradtx_hf.curation import CurationArguments, curate
+from gradtx_hf.errors import (
+    ConfigurationError,
+    DataError,
+    GradTxError,
+    LayoutError,
+    MissingFileError,
+    OutputExistsError,
+    StoreError,
+)
+from gradtx_hf.evaluation.arguments import EvaluationArguments
+from gradtx_hf.evaluation.controls import partners, target_states
+from gradtx_hf.evaluation.run import evaluate
+from gradtx_hf.finetuning import bits_per_character, load_language_model
+from gradtx_hf.lora import load_adapter
+from gradtx_hf.translation import PeftTranslator
+from gradtx_hf.updates.store import UpdateStore
+from tests.cli.story import RECIPE, UNSEEN, listing, story
+from tests.curation.world import RULES
+
+
+METHODS = {
+    "source_client",
+    "target_untouched",
+    "public_finetune",
+    "shadow_mean",
+    "nearest_shadow",
+    "shuffled_input",
+    "ridge",
+    "translated",
+    "ceiling",
+}
+EXACT_TASKS = ("reverse+3", "identity+1", "rotate_1+2")
+
+
+def make_arguments(output_dir: Path, *, kind: str = "data", **changes: object) -> EvaluationArguments:
+    clients = []
+    for seed, rule in enumerate((*RULES, UNSEEN)):
+        path = getattr(story(), kind)(rule)
+        clients.append(
+            {
+                "task": rule.name,
+                "seen": rule != UNSEEN,
+                "seed": seed,
+                "train": {"path": path, "split": "train[:16]"},
+                "test": [{"path": path, "split": "train[16:]", "num_samples": 8}],
+            }
+        )
+    values: dict[str, Any] = {
+        "translator": str(story().translator),
+        "store": str(story().store),
+        "output_dir": str(output_dir),
+        "clients": clients,
+        "max_new_tokens": 8,
+        "max_length": 32,
+        **changes,
+    }
+    return EvaluationArguments(**values)
+
+
+@pytest.fixture(scope="module")
+def exact(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of an evaluation by exact match."""
+    folder = tmp_path_factory.mktemp("exact") / "evaluation"
+    evaluate(make_arguments(folder), command="gradtx evaluate …")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of an evaluation by bits per character."""
+    folder = tmp_path_factory.mktemp("texts") / "evaluation"
+    evaluate(make_arguments(folder, kind="text", metric="bits_per_character"))
+    return folder
+
+
+def report_of(folder: Path) -> dict[str, Any]:
+    report: dict[str, Any] = json.loads((folder / "report.json").read_text())
+    return report
+
+
+def bits(init: Path, adapter: Path, rule_file: str) -> float:
+    """Measure bits per character of a rule's held-out texts with one adapter, by PEFT alone."""
+    base = load_adapter(init).base_model
+    model, tokenizer = load_language_model(base)
+    rows = Path(rule_file).read_text().splitlines()[16:]
+    return bits_per_character(PeftModel.from_pretrained(model, adapter), tokenizer, rows, max_length=32, batch_size=8)
+
+
+@pytest.mark.parametrize("name", ["exact", "texts"])
+def test_every_client_has_every_control(name: str, request: pytest.FixtureRequest) -> None:
+    report = report_of(request.getfixturevalue(name))
+
+    assert [client["task"] for client in report["clients"]] == list(EXACT_TASKS)
+    assert [client["seen"] for client in report["clients"]] == [True, True, False]
+    for client in report["clients"]:
+        assert set(client["scores"]) == METHODS
+        assert all(isinstance(score, float) for score in client["scores"].values())
+    assert set(report["summary"]) == {"all", "seen", "unseen"}
+    assert set(report["seconds"]) == {"fine_tuning", "translation_and_controls", "scoring"}
+
+
+def test_each_metric_says_which_way_is_better(exact: Path, texts: Path) -> None:
+    assert report_of(exact)["metric"] == {"name": "exact_match", "higher_is_better": True}
+    assert report_of(texts)["metric"] == {"name": "bits_per_character", "higher_is_better": False}
+    assert all(score > 1 for client in report_of(texts)["clients"] for score in client["scores"].values())
+
+
+def test_the_folder_holds_the_report_and_every_adapter(exact: Path) -> None:
+    assert sorted(path.name for path in exact.iterdir()) == [
+        "clients",
+        "evaluation.json",
+        "public_finetune",
+        "report.json",
+        "report.md",
+        "report.png",
+        "translator",
+    ]
+    assert sorted(path.name for path in (exact / "clients").iterdir()) == [
+        "000-reverse+3",
+        "001-identity+1",
+        "002-rotate_1+2",
+    ]
+    for client in (exact / "clients").iterdir():
+        assert sorted(path.name for path in client.iterdir()) == ["ceiling", "source", "translated"]
+
+
+def test_methods_are_scored_with_their_own_adapters(texts: Path) -> None:
+    home = texts / "clients" / "001-identity+1"
+    inits = {side: story().translator / f"{side}_init" for side in ("source", "target")}
+
+    measured = {
+        "ceiling": bits(inits["target"], home / "ceiling", story().text(RULES[1])),
+        "translated": bits(inits["target"], home / "translated", story().text(RULES[1])),
+        "public_finetune": bits(inits["target"], texts / "public_finetune", story().text(RULES[1])),
+        "target_untouched": bits(inits["target"], inits["target"], story().text(RULES[1])),
+        "source_client": bits(inits["source"], home / "source", story().text(RULES[1])),
+    }
+
+    scores = report_of(texts)["clients"][1]["scores"]
+    assert {name: scores[name] for name in measured} == pytest.approx(measured, rel=1e-5)
+    assert len({round(score, 3) for score in measured.values()}) == len(measured)
+
+
+def test_an_evaluation_that_is_there_is_not_trained_again(tmp_path: Path) -> None:
+    arguments = make_arguments(tmp_path / "evaluation", clients=make_arguments(tmp_path).clients[:2])
+    evaluate(arguments)
+    before, report = listing(tmp_path / "evaluation"), report_of(tmp_path / "evaluation")
+    lost = tmp_path / "evaluation" / "clients" / "000-reverse+3" / "ceiling"
+    for path in lost.iterdir():
+        path.unlink()
+    lost.rmdir()
+
+    evaluate(arguments)
+
+    after = listing(tmp_path / "evaluation")
+    changed = {name for name in after if after[name] != before[name]}
+    assert changed == {"clients/000-reverse+3", "report.json", "report.md", "report.png"} | {
+        name for name in after if name.startswith("clients/000-reverse+3/ceiling")
+    }
+    assert [client["scores"] for client in report_of(tmp_path / "evaluation")["clients"]] == [
+        pytest.approx(client["scores"]) for client in report["clients"]
+    ]
+
+
+@pytest.mark.slow
+def test_two_workers_give_the_same_report_as_one(texts: Path, tmp_path: Path) -> None:
+    arguments = make_arguments(tmp_path / "evaluation", kind="text", metric="bits_per_character", num_workers=2)
+
+    evaluate(arguments)
+    evaluate(replace(arguments, num_workers=1))  # the number of workers does not make it another evaluation
+
+    alone, together = (report_of(folder)["clients"] for folder in (texts, tmp_path / "evaluation"))
+    assert [client["scores"] for client in alone] == [pytest.approx(client["scores"]) for client in together]
+
+
+def test_another_evaluation_does_not_go_into_the_same_folder(exact: Path) -> None:
+    before = listing(exact)
+
+    with pytest.raises(OutputExistsError, match="holds another evaluation"):
+        evaluate(make_arguments(exact, max_new_tokens=7))
+
+    assert listing(exact) == before
+
+
+def test_shuffled_input_is_another_tasks_translation() -> None:
+    translator = PeftTranslator.from_pretrained(story().translator)
+    start = translator.source_init.tensors
+    sources = [{name: tensor + 0.01 * k for name, tensor in start.items()} for k in range(3)]
+
+    states = target_states(translator, UpdateStore.open(story().store), sources, tasks=["a", "a", "b"])
+
+    for i, partner in enumerate([2, 2, 0]):
+        shuffled, translated = states[i]["shuffled_input"], states[partner]["translated"]
+        assert all(torch.equal(shuffled[name], translated[name]) for name in translated)
+
+
+def test_partners_have_another_task() -> None:
+    assert partners(["a", "a", "b", "c"]) == [2, 2, 3, 0]
+    assert partners(["a", "a"]) == [None, None]
+
+
+def without_columns(folder: Path) -> list[dict[str, object]]:
+    (folder / "other.jsonl").write_text('{"body": "x"}\n')
+    return [{"task": "t", "train": {"path": story().data(RULES[0])}, "test": {"path": str(folder / "other.jsonl")}}]
+
+
+def client_with(folder: Path, **changes: object) -> list[dict[str, object]]:
+    return [
+        {"task": "t", "train": {"path": story().data(RULES[0])}, "test": {"path": story().data(RULES[0])}} | changes
+    ]
+
+
+REFUSED: dict[str, tuple[type[GradTxError], Any]] = {
+    "has none of the columns": (DataError, lambda f: {"clients": without_columns(f)}),
+    "have no prompt, which exact_match needs": (
+        DataError,
+        lambda f: {"clients": client_with(f, test={"path": story().text(RULES[0])})},
+    ),
+    "none.jsonl' is not there": (
+        MissingFileError,
+        lambda f: {"clients": client_with(f, train={"path": str(f / "none.jsonl")})},
+    ),
+    "expected at least 99": (
+        DataError,
+        lambda f: {"clients": client_with(f, train={"path": story().data(RULES[0]), "num_samples": 99})},
+    ),
+    "a client lacks 'train'": (ConfigurationError, lambda f: {"clients": [{"task": "t", "test": {"path": "x"}}]}),
+    "got unknown client key 'tset'": (ConfigurationError, lambda f: {"clients": client_with(f, tset=1)}),
+    "got client 'reverse', expected the keys": (ConfigurationError, lambda f: {"clients": ["reverse"]}),
+    "got data source 'lines.jsonl', expected keys": (
+        ConfigurationError,
+        lambda f: {"clients": client_with(f, train="lines.jsonl")},
+    ),
+    "got seed='one', seen=None for client 't'": (ConfigurationError, lambda f: {"clients": client_with(f, seed="one")}),
+    "got no clients": (ConfigurationError, lambda f: {"clients": []}),
+    "got metric 'rouge'": (ConfigurationError, lambda f: {"metric": "rouge"}),
+    "got batch_size=0": (ConfigurationError, lambda f: {"batch_size": 0}),
+    "recipe lacks 'batch_size'": (ConfigurationError, lambda f: {"source_recipe": {"num_steps": 4}}),
+    "is no translator": (MissingFileError, lambda f: {"translator": str(story().store)}),
+    "is no update store": (StoreError, lambda f: {"store": str(story().translator)}),
+}
+
+
+@pytest.mark.parametrize("words", REFUSED)
+def test_what_cannot_be_evaluated_is_refused_before_anything_is_written(words: str, tmp_path: Path) -> None:
+    error, changes = REFUSED[words]
+
+    with pytest.raises(error) as caught:
+        evaluate(make_arguments(tmp_path / "evaluation", **changes(tmp_path)))
+
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "evaluation").exists()
+
+
+def curated(folder: Path, **changes: object) -> Path:
+    values = story().curation | {"num_shadow_sets": 1, "source_recipe": RECIPE | {"num_steps": 2}} | changes
+    curate(CurationArguments(**values, output_dir=str(folder)))
+    return folder
+
+
+def test_a_store_of_other_modules_is_refused(tmp_path: Path) -> None:
+    store = curated(tmp_path / "store", source_target_modules=["q_proj"])
+
+    with pytest.raises(LayoutError, match="on the source side: it adapts q_proj, expected q_proj, v_proj"):
+        evaluate(make_arguments(tmp_path / "evaluation", store=str(store)))
+
+    assert not (tmp_path / "evaluation").exists()
+
+
+def test_a_store_of_another_start_is_refused(tmp_path: Path) -> None:
+    store = curated(tmp_path / "store", seed=5)
+
+    with pytest.raises(StoreError, match="has another source_init than translator"):
+        evaluate(make_arguments(tmp_path / "evaluation", store=str(store)))
+
+    assert not (tmp_path / "evaluation").exists()

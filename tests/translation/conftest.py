@@ -1,0 +1,26 @@
+"""One pair and three clients for all tests of translation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from gradtx_hf.translation import PeftTranslator
+from tests.translation.pair import Pair, make_pair, save_client
+
+
+@pytest.fixture(scope="session")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
+    return make_pair(tmp_path_factory.mktemp("pair"))
+
+
+@pytest.fixture(scope="session")
+def translator(pair: Pair) -> PeftTranslator:
+    return PeftTranslator.from_pretrained(pair.translator)
+
+
+@pytest.fixture(scope="session")
+def clients(pair: Pair, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("clients")
+    return [save_client(pair, folder / f"client-{seed}", seed=seed) for seed in range(5)]
