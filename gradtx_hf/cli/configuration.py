@@ -1,6 +1,6 @@
 """Commands whose arguments are a dataclass: a YAML file, then flags, one for every field; flags win.
 
-``${NAME}`` in the file stands for an environment variable.
+``${NAME}`` in a text of the file stands for an environment variable; inside ``[...]`` and ``{...}`` it needs quotes.
 """
 
 from __future__ import annotations
@@ -36,9 +36,10 @@ _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+"), list("-+0123456789.")
 )
 TRUE, FALSE = ("true", "yes", "1"), ("false", "no", "0")
+SECRET_NAMES = ("TOKEN", "SECRET", "PASSWORD", "KEY")
 
 
-def parse_into(arguments_class: type[T], argv: Sequence[str], *, command: str, description: str) -> T:
+def parse_into(arguments_class: type[T], argv: Sequence[str], *, command: str, description: str) -> tuple[T, bool]:
     """Build a dataclass from ``--config FILE`` and flags.
 
     Args:
@@ -46,6 +47,9 @@ def parse_into(arguments_class: type[T], argv: Sequence[str], *, command: str, d
         argv: The command's arguments.
         command: The command's name, for usage and messages.
         description: What ``--help`` says.
+
+    Returns:
+        The dataclass, and whether ``--json`` asks for the result as JSON.
 
     Raises:
         ConfigurationError: If a key is unknown, a value does not fit, or a required field is missing.
@@ -56,9 +60,11 @@ def parse_into(arguments_class: type[T], argv: Sequence[str], *, command: str, d
     documented = _documented_fields(arguments_class)
     parser = argparse.ArgumentParser(prog=f"gradtx {command}", description=description, allow_abbrev=False)
     parser.add_argument("--config", metavar="FILE.yaml", type=Path, help="YAML file with any of the fields below")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
     for name, field in fields.items():
         _add_flag(parser, name, hints[name], help_line=_help_of(field, documented.get(name, "")))
     given = vars(parser.parse_args(list(argv)))
+    is_json = given.pop("json")
     values = _read_yaml(given.pop("config", None))
     unknown = sorted(set(values) - set(fields))
     if unknown:
@@ -69,7 +75,7 @@ def parse_into(arguments_class: type[T], argv: Sequence[str], *, command: str, d
     missing = [name for name in required if name not in converted]
     if missing:
         raise ConfigurationError(f"'{missing[0]}' is missing. Give it in --config, or as {_flag(missing[0])}.")
-    return arguments_class(**converted)
+    return arguments_class(**converted), is_json
 
 
 def _read_yaml(path: Path | None) -> dict[str, Any]:
@@ -77,28 +83,41 @@ def _read_yaml(path: Path | None) -> dict[str, Any]:
         return {}
     if not path.is_file():
         raise MissingFileError(f"configuration file '{path}' is not there.")
+    text = ""
     try:
-        values = _load_yaml(_expand_variables(path.read_text(encoding="utf-8"), path))
+        text = path.read_text(encoding="utf-8")
+        values = _load_yaml(text)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         first_line = str(error).splitlines()[0]
-        raise ConfigurationError(f"configuration file '{path}' is not YAML ({first_line}).") from error
+        hint = " ${NAME} inside [...] or {...} needs quotes." if "${" in text else ""
+        raise ConfigurationError(f"configuration file '{path}' is not YAML ({first_line}).{hint}") from error
     if values is None:
         return {}
     if not isinstance(values, dict):
         raise ConfigurationError(f"configuration file '{path}' holds no 'key: value' pairs.")
-    return {str(key): value for key, value in values.items()}
+    return {str(key): _expand_variables(value, path) for key, value in values.items()}
 
 
-def _expand_variables(text: str, path: Path) -> str:
-    """Put environment variables in place of ``${NAME}``, so that one file serves on every machine."""
+def _expand_variables(value: Any, path: Path) -> Any:  # noqa: ANN401 - any YAML value
+    """Put environment variables in place of ``${NAME}`` in texts, so that one file serves on every machine."""
+    if isinstance(value, dict):
+        return {key: _expand_variables(entry, path) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_expand_variables(entry, path) for entry in value]
+    if not isinstance(value, str):
+        return value
+    return re.sub(r"\$\{(\w+)\}", lambda match: _value_of_variable(match[1], path), value)
 
-    def value_of(match: re.Match[str]) -> str:
-        name = match[1]
-        if name not in os.environ:
-            raise ConfigurationError(f"configuration file '{path}' needs the environment variable {name}. Set it.")
-        return os.environ[name]
 
-    return re.sub(r"\$\{(\w+)\}", value_of, text)
+def _value_of_variable(name: str, path: Path) -> str:
+    if any(word in name.upper() for word in SECRET_NAMES):
+        raise ConfigurationError(
+            f"configuration file '{path}' names the environment variable {name}, which looks like a secret and would "
+            "be written into plans and reports. Leave it out; 'hf auth login' stores a token."
+        )
+    if name not in os.environ:
+        raise ConfigurationError(f"configuration file '{path}' needs the environment variable {name}. Set it.")
+    return os.environ[name]
 
 
 def _load_yaml(text: str) -> Any:  # noqa: ANN401 - any YAML value

@@ -12,12 +12,12 @@ from gradtx_hf.curation import CurationArguments, curate
 
 def run(argv: Sequence[str]) -> int:
     """Run the command."""
-    arguments = parse_into(CurationArguments, argv, command="curate", description=(__doc__ or "").strip())
+    arguments, is_json = parse_into(CurationArguments, argv, command="curate", description=(__doc__ or "").strip())
     store = curate(arguments)
-    print(
-        json.dumps(
-            {"store": str(arguments.output_dir), "shadow_sets": store.num_shadow_sets, "pairs": len(store.pairs)}
-        )
-    )
+    values = {"store": str(arguments.output_dir), "shadow_sets": store.num_shadow_sets, "pairs": len(store.pairs)}
+    if is_json:
+        print(json.dumps(values, indent=2))
+    else:
+        print("\n".join(f"{name.replace('_', ' ')}: {value}" for name, value in values.items()))
     print(f"next: gradtx train --store {arguments.output_dir} --output-dir TRANSLATOR", file=sys.stderr)
     return 0

@@ -21,6 +21,7 @@ def run(argv: Sequence[str]) -> int:
     parser.add_argument("--seed", type=int, default=0, help="seed of the split, the data and every run")
     default_workers = min(2, os.cpu_count() or 1)
     parser.add_argument("--num-workers", type=int, default=default_workers, help="one-thread processes side by side")
+    parser.add_argument("--json", action="store_true", help="print report.json instead of report.md")
     arguments = parser.parse_args(list(argv))
     torch.set_num_threads(1)  # small models run many times slower with more
     run_quickstart(
@@ -30,7 +31,7 @@ def run(argv: Sequence[str]) -> int:
         command=shlex.join(["gradtx", "quickstart", *argv]),
     )
     folder = Path(arguments.output_dir)
-    print((folder / "report.md").read_text(encoding="utf-8"))
+    print((folder / ("report.json" if arguments.json else "report.md")).read_text(encoding="utf-8"))
     print(f"next: gradtx inspect {folder / 'client_adapter'}   # what left the client", file=sys.stderr)
     print(
         f"      gradtx translate {folder / 'client_adapter'} --translator {folder / 'translator'} --output-dir adapter",

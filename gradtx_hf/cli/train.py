@@ -4,16 +4,29 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from gradtx_hf.cli.configuration import parse_into
 from gradtx_hf.training import TranslatorArguments, train
+from gradtx_hf.training.run import TRAINING_FILE
 
 
 def run(argv: Sequence[str]) -> int:
     """Run the command."""
-    arguments = parse_into(TranslatorArguments, argv, command="train", description=(__doc__ or "").strip())
+    arguments, is_json = parse_into(TranslatorArguments, argv, command="train", description=(__doc__ or "").strip())
     translator = train(arguments)
-    print(json.dumps({"translator": translator.name, "start_distance_limit": translator.start_distance_limit}))
+    recorded = json.loads((Path(translator.name) / TRAINING_FILE).read_text(encoding="utf-8"))
+    errors = {part: values["metrics"] for part, values in recorded["parts"].items()}
+    values = {"translator": translator.name, "start_distance_limit": translator.start_distance_limit}
+    print(json.dumps(values | {"validation": errors}, indent=2) if is_json else _as_text(translator.name, errors))
     print(f"next: gradtx inspect {translator.name}", file=sys.stderr)
     return 0
+
+
+def _as_text(folder: str, errors: Mapping[str, Mapping[str, float]]) -> str:
+    lines = [f"translator: {folder}"]
+    for part, metrics in errors.items():
+        shown = [f"{name.removeprefix('eval_')} {value:.4g}" for name, value in metrics.items() if "error" in name]
+        lines += [f"validation of {part}: {', '.join(shown)}"] if shown else []
+    return "\n".join(lines)

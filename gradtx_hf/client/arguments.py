@@ -13,8 +13,11 @@ from gradtx_hf.finetuning import DataSource, FineTuningRecipe
 class ClientArguments:
     """What an organisation fine-tunes, on what, how, and where its adapter goes."""
 
-    init: str = field(metadata={"help": "The translator's initial adapter: a source_init folder."})
-    """The translator's initial adapter to start from: a ``source_init`` folder; ``target_init`` for a ceiling."""
+    init: str = field(
+        metadata={"help": "The translator to start from, or its source_init: a folder, or 'owner/name[@revision]'."}
+    )
+    """The translator, whose ``source_init`` is taken, or an initial adapter itself, such as ``target_init`` for a
+    ceiling: a folder, or a Hub repository ``owner/name[@revision]``."""
     data: dict[str, Any] = field(metadata={"help": "The private data: fields of DataSource, path at least."})
     """The private data: fields of DataSource, ``path`` at least. They are read here and go nowhere."""
     recipe: dict[str, Any] = field(

@@ -21,8 +21,10 @@ from gradtx_hf.finetuning import (
     load_language_model,
     tokenize_examples,
 )
-from gradtx_hf.lora import load_adapter
+from gradtx_hf.hub import resolve_folder
+from gradtx_hf.lora import is_adapter_folder, load_adapter
 from gradtx_hf.output import new_folder, require_new_folder
+from gradtx_hf.translation import SOURCE_INIT
 
 
 logger = logging.getLogger(__name__)
@@ -41,7 +43,8 @@ def fine_tune_client(
     """Fine-tune a translator's initial adapter on one client's data.
 
     Args:
-        init: The translator's ``source_init`` folder; its ``target_init`` with the target model gives a ceiling.
+        init: A translator, whose ``source_init`` is taken, or an initial adapter itself: a folder, or a Hub repository
+            ``owner/name[@revision]``. A translator's ``target_init`` folder gives a ceiling.
         data: The private data: where they are, or examples already loaded.
         recipe: How to train.
         output_dir: Folder of the adapter; new or empty.
@@ -60,7 +63,8 @@ def fine_tune_client(
         OutputExistsError: If the output folder exists and is not empty.
     """
     require_new_folder(output_dir)
-    adapter = load_adapter(init)
+    init_folder, init = _init_folder(init)
+    adapter = load_adapter(init_folder, name=init)
     name = base_model or adapter.base_model
     if not name:
         raise ConfigurationError(f"initial adapter '{init}' names no base model. Give base_model.")
@@ -68,13 +72,23 @@ def fine_tune_client(
     language_model, tokenizer = load_language_model(name, revision=None if base_model else adapter.config.revision)
     tokens = tokenize_examples(examples, tokenizer, max_length=recipe.max_length)
     try:
-        model = PeftModel.from_pretrained(language_model, str(init), is_trainable=True)
+        model = PeftModel.from_pretrained(language_model, str(init_folder), is_trainable=True)
     except (RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ConfigurationError(f"initial adapter '{init}' does not fit the model '{name}': {reason}") from error
     result = fine_tune(model, tokens, tokenizer=tokenizer, recipe=recipe, seed=seed, show_progress=show_progress)
     model.active_peft_config.base_model_name_or_path = name
+    model.active_peft_config.revision = None if base_model else adapter.config.revision
     with new_folder(output_dir) as folder:
         model.save_pretrained(str(folder), save_embedding_layers=False)
     logger.info("fine-tuned %d steps to a loss of %.3f; adapter in %s", result.num_steps, result.final_loss, output_dir)
     return result
+
+
+def _init_folder(init: str | Path) -> tuple[Path, str]:
+    """Return the folder of the initial adapter, and what messages call it."""
+    resolved = resolve_folder(init)
+    inner = resolved.path / SOURCE_INIT
+    if is_adapter_folder(resolved.path) or not inner.is_dir():
+        return resolved.path, resolved.name
+    return inner, f"{resolved.name}/{SOURCE_INIT}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -70,10 +71,18 @@ class CurationArguments:
         metadata={"help": "Modules of the target to adapt."}, default_factory=_attention_modules
     )
     """Modules of the target to adapt (published scripts: query and value projections)."""
+    token_kinds: dict[str, str] | None = field(
+        metadata={
+            "help": "One token per layer and kind: kind name to a pattern in the module path; null: one per layer."
+        },
+        default=None,
+    )
+    """Name of each token kind to the pattern that a module path of that kind contains, the first that fits counts
+    (see ``gradtx_hf.updates.TOKEN_KINDS``); a layer then has one token per kind. None: one token per layer."""
     source_revision: str | None = field(metadata={"help": "Revision of the source model on the Hub."}, default=None)
-    """Revision of the source model on the Hub."""
+    """Revision of the source model on the Hub; the plan and the initial adapter hold its commit."""
     target_revision: str | None = field(metadata={"help": "Revision of the target model on the Hub."}, default=None)
-    """Revision of the target model on the Hub."""
+    """Revision of the target model on the Hub; the plan and the initial adapter hold its commit."""
     seed: int = field(metadata={"help": "Seed of the initial adapters, the shadow sets and the runs."}, default=0)
     """Seed of the initial adapters, the shadow sets and the runs."""
     num_workers: int = field(metadata={"help": "Processes at once, each with one thread and one model."}, default=1)
@@ -95,6 +104,7 @@ class CurationArguments:
                 raise ConfigurationError(f"{name} names no module. Name at least one, such as q_proj.")
         self._check_corpora()
         self._check_mixture()
+        self._check_token_kinds()
         for name in ("source_recipe", "target_recipe"):
             try:
                 FineTuningRecipe.from_dict(getattr(self, name))
@@ -134,3 +144,16 @@ class CurationArguments:
                 raise ConfigurationError("mixture_weights must be 0 or more, and not all 0.")
         if self.dirichlet_alpha <= 0:
             raise ConfigurationError(f"got dirichlet_alpha={self.dirichlet_alpha}, expected a positive number.")
+
+    def _check_token_kinds(self) -> None:
+        if self.token_kinds is None:
+            return
+        if not self.token_kinds:
+            raise ConfigurationError("token_kinds names no kind. Name at least one, or leave it out.")
+        for kind, pattern in self.token_kinds.items():
+            try:
+                re.compile(pattern)
+            except (TypeError, re.error) as error:
+                raise ConfigurationError(
+                    f"got token_kinds with {kind}={pattern!r}, expected a regular expression such as 'attn|attention'."
+                ) from error

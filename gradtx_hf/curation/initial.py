@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,9 @@ def init_folder(store_folder: str | Path, side: Side) -> Path:
     return Path(store_folder) / f"{side}_init"
 
 
-def initial_layout(store_folder: Path, side: Side, settings: SideSettings, *, seed: int) -> BlockLayout:
+def initial_layout(
+    store_folder: Path, side: Side, settings: SideSettings, *, seed: int, token_kinds: Mapping[str, str] | None = None
+) -> BlockLayout:
     """Return the layout of a side's updates; the initial adapter is made, aside, unless the store has it.
 
     Args:
@@ -60,12 +63,17 @@ def initial_layout(store_folder: Path, side: Side, settings: SideSettings, *, se
         side: Which side.
         settings: The side's settings.
         seed: Seed of the adapter.
+        token_kinds: Kind name to a pattern in the module path; one token per layer if None.
+
+    Raises:
+        LayoutError: If no kind's pattern fits a module.
     """
     final, prepared = init_folder(store_folder, side), _prepared(store_folder, side)
     if not final.is_dir():
         shutil.rmtree(prepared, ignore_errors=True)
         _write_initial_adapter(prepared, settings, seed=seed)
-    return load_adapter(final if final.is_dir() else prepared, name=f"{side}_init").layout
+    layout = load_adapter(final if final.is_dir() else prepared, name=f"{side}_init").layout
+    return layout if token_kinds is None else BlockLayout.from_shapes(layout.shapes, token_kinds=token_kinds)
 
 
 def publish_initial_adapter(store_folder: Path, side: Side) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datasets import Dataset, concatenate_datasets
 
+from gradtx_hf.curation.digest import sha256_of_rows
 from gradtx_hf.errors import DataError
 from gradtx_hf.finetuning import DataSource, load_examples
 from gradtx_hf.updates.store import UpdateStore
@@ -17,7 +18,7 @@ def pooled_public_examples(store: UpdateStore) -> Dataset:
 
     Raises:
         MissingFileError: If a corpus is no longer there.
-        DataError: If a corpus no longer has the rows that it had.
+        DataError: If a corpus no longer has the rows that it had, by their SHA-256 in the plan.
     """
     parts = []
     for corpus in store.plan["corpora"]:
@@ -31,6 +32,11 @@ def pooled_public_examples(store: UpdateStore) -> Dataset:
             raise DataError(
                 f"corpus '{label}' has {len(examples)} rows now, it had {corpus['num_rows']} when "
                 f"'{store.folder}' was curated. Put the old data back, or curate again."
+            )
+        if sha256_of_rows(examples) != corpus["sha256"]:
+            raise DataError(
+                f"the rows of corpus '{label}' are not those that '{store.folder}' was curated from: their content "
+                "has changed. Put the old data back, or curate again."
             )
         parts.append(examples.select(rows))
     return concatenate_datasets(parts) if len(parts) > 1 else parts[0]

@@ -6,22 +6,21 @@ interruption, ends with the same bytes.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import tempfile
 from collections.abc import Iterator, Mapping
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from datasets import Dataset, concatenate_datasets
 from filelock import FileLock, Timeout
-from transformers import AutoTokenizer
 
 from gradtx_hf.curation.arguments import CurationArguments
+from gradtx_hf.curation.digest import sha256_of_rows
 from gradtx_hf.curation.initial import (
     SideSettings,
     discard_initial_adapters,
@@ -33,7 +32,9 @@ from gradtx_hf.curation.worker import Run, SideRuns, perform_run, release_models
 from gradtx_hf.errors import StoreError
 from gradtx_hf.finetuning import FineTuningRecipe, load_examples, tokenize_examples
 from gradtx_hf.finetuning.data import without_bars
+from gradtx_hf.finetuning.language_model import load_tokenizer
 from gradtx_hf.finetuning.pool import run_jobs
+from gradtx_hf.hub import pin_revision
 from gradtx_hf.updates.store import PLAN_FILE, SIDES, Side, UpdateStore
 
 
@@ -45,6 +46,9 @@ LOCK_FILE = ".lock"
 def curate(arguments: CurationArguments) -> UpdateStore:
     """Fine-tune both models on every shadow set, from one initial adapter each, and store the pairs of updates.
 
+    Models and data sets of the Hub are those of the commits of the curation's first start, also when it is continued
+    after they have moved on.
+
     Args:
         arguments: What to do; an ``output_dir`` that holds the same curation unfinished is continued.
 
@@ -55,19 +59,27 @@ def curate(arguments: CurationArguments) -> UpdateStore:
         MissingFileError: If a model or a data set is not there.
         DataError: If data lack a column, are empty, or too few.
         ConfigurationError: If a model lacks a module, or a run diverged.
+        LayoutError: If a module is of none of the token kinds.
         OutputExistsError: If the output folder holds something else.
         StoreError: If it holds another curation, or another process is writing to it.
     """
     folder = Path(arguments.output_dir)
     UpdateStore.require_usable(folder)
+    arguments, pins = _pin(arguments, folder)
     examples = {label: load_examples(source) for label, source in arguments.sources.items()}
     settings = {side: _settings(arguments, side) for side in SIDES}
     with _locked(folder):
         source_layout, target_layout = (
-            initial_layout(folder, side, settings[side], seed=run_seed(arguments.seed, f"{side} init", 0))
+            initial_layout(
+                folder,
+                side,
+                settings[side],
+                seed=run_seed(arguments.seed, f"{side} init", 0),
+                token_kinds=arguments.token_kinds,
+            )
             for side in SIDES
         )
-        plan = _plan(arguments, examples, settings)
+        plan = _plan(arguments, examples, settings) | {"pins": pins}
         store = UpdateStore.create(folder, plan=plan, source_layout=source_layout, target_layout=target_layout)
         for side in SIDES:
             publish_initial_adapter(folder, side)
@@ -75,6 +87,38 @@ def curate(arguments: CurationArguments) -> UpdateStore:
         store.finish()
     logger.info("curated %d update pairs into %s; next: gradtx train --store %s", len(store.pairs), folder, folder)
     return store
+
+
+def _pin(arguments: CurationArguments, folder: Path) -> tuple[CurationArguments, list[dict[str, str | None]]]:
+    """Put commits in place of revisions: those that the folder's plan was made with, or else those of now.
+
+    Returns:
+        The arguments with commits, and what the plan is to say of them: repository, revision asked for, commit.
+    """
+    recorded = UpdateStore.resume(folder).plan.get("pins", []) if (folder / PLAN_FILE).is_file() else None
+    commits: dict[tuple[str, str, str | None], str | None] = {
+        (pin["type"], pin["name"], pin["revision"]): pin["commit"] for pin in recorded or ()
+    }
+
+    def commit_of(name: str, revision: str | None, repo_type: Literal["model", "dataset"]) -> str | None:
+        if Path(name).exists():
+            return revision
+        key = (repo_type, name, revision)
+        if key not in commits:
+            commits[key] = pin_revision(name, revision=revision, repo_type=repo_type)
+        return commits[key]
+
+    pinned = replace(
+        arguments,
+        source_revision=commit_of(arguments.source_model, arguments.source_revision, "model"),
+        target_revision=commit_of(arguments.target_model, arguments.target_revision, "model"),
+        corpora=[
+            values if source.local_path else values | {"revision": commit_of(source.path, source.revision, "dataset")}
+            for values, source in zip(arguments.corpora, arguments.sources.values(), strict=True)
+        ],
+    )
+    pins = [{"type": t, "name": name, "revision": r, "commit": c} for (t, name, r), c in commits.items()]
+    return pinned, pins if recorded is None else recorded
 
 
 def _settings(arguments: CurationArguments, side: Side) -> SideSettings:
@@ -109,14 +153,14 @@ def _plan(
         seed=arguments.seed,
     )
     corpora = [
-        source.to_dict()
-        | {"label": label, "num_rows": len(examples[label]), "sha256": _sha256_of_rows(examples[label])}
+        source.to_dict() | {"label": label, "num_rows": len(examples[label]), "sha256": sha256_of_rows(examples[label])}
         for label, source in arguments.sources.items()
     ]
     return {
         "num_shadow_sets": arguments.num_shadow_sets,
         "num_snapshots": arguments.num_snapshots,
         "seed": arguments.seed,
+        "token_kinds": arguments.token_kinds,
         **{side: settings[side].to_plan() for side in SIDES},
         "corpora": corpora,
         "shadow_sets": shadow_sets,
@@ -160,20 +204,12 @@ def _run(plan: Mapping[str, Any], shared: SideRuns, shadow_set: int, offsets: Ma
 
 
 def _save_tokens(examples: Mapping[str, Dataset], settings: SideSettings, folder: str) -> None:
-    tokenizer = AutoTokenizer.from_pretrained(settings.model, revision=settings.revision)
+    tokenizer = load_tokenizer(settings.model, revision=settings.revision)
     tokenized = [
         tokenize_examples(rows, tokenizer, max_length=settings.recipe.max_length) for rows in examples.values()
     ]
     with without_bars():
         concatenate_datasets(tokenized).save_to_disk(folder)
-
-
-def _sha256_of_rows(examples: Dataset) -> str:
-    """Return the SHA-256 of the examples as they are used, whatever file they came from."""
-    digest = hashlib.sha256()
-    for row in examples:
-        digest.update(json.dumps(row, sort_keys=True).encode())
-    return digest.hexdigest()
 
 
 @contextmanager

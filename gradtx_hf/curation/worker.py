@@ -5,12 +5,9 @@ A process keeps one side's model and its tokenized corpora, and takes run after 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 
-import torch
 from datasets import Dataset, load_from_disk
 from peft import PeftModel
 from torch import Tensor
@@ -20,6 +17,7 @@ from gradtx_hf.curation.initial import SideSettings, init_folder
 from gradtx_hf.curation.recorder import SnapshotRecorder
 from gradtx_hf.errors import ConfigurationError
 from gradtx_hf.finetuning import adapter_parameters, adapter_state, fine_tune, load_language_model, reset_adapter
+from gradtx_hf.finetuning.pool import one_thread
 from gradtx_hf.updates.store import Side, UpdateStore
 
 
@@ -73,7 +71,7 @@ def perform_run(run: Run) -> None:
     Raises:
         ConfigurationError: If the run diverged.
     """
-    with _one_thread():
+    with one_thread():
         loaded = _load_side(run.shared)
         reset_adapter(loaded.model, loaded.start)
         store = UpdateStore.resume(run.shared.folder)
@@ -106,14 +104,3 @@ def _load_side(shared: SideRuns) -> _LoadedSide:
     base, tokenizer = load_language_model(shared.settings.model, revision=shared.settings.revision)
     model = PeftModel.from_pretrained(base, str(init_folder(shared.folder, shared.side)), is_trainable=True)
     return _LoadedSide(model, tokenizer, adapter_state(model), load_from_disk(shared.tokens_folder))
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Use one thread: on a CPU the number of threads changes the last bits of a run."""
-    num_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(num_threads)

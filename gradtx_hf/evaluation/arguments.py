@@ -75,7 +75,7 @@ class EvaluationArguments:
     store: str = field(metadata={"help": "the store that the translator was trained on; the controls read it"})
     """The curated store; the controls shadow_mean, nearest_shadow, ridge and public_finetune are made from it."""
     output_dir: str = field(metadata={"help": "folder for report.json, report.md, report.png and all adapters"})
-    """Output folder; the same command goes on where it was interrupted."""
+    """Output folder; the same command goes on where it was interrupted, if no argument and no input has changed."""
     clients: list[dict[str, Any]] = field(
         metadata={"help": "clients: a list of task, train, test, seen, seed; train and test are data sources"}
     )
@@ -91,9 +91,9 @@ class EvaluationArguments:
     )
     """Recipe values of the ceilings; None: as the store's target runs."""
     public_recipe: dict[str, Any] | None = field(
-        default=None, metadata={"help": "recipe of the public fine-tune; by default that of the ceilings"}
+        default=None, metadata={"help": "recipe of the public fine-tune; by default that of the shadow sets"}
     )
-    """Recipe values of the public fine-tune; None: as the ceilings."""
+    """Recipe values of the public fine-tune; None: as the store's target runs, whatever the ceilings' recipe."""
     max_new_tokens: int = field(default=64, metadata={"help": "most tokens of a completion"})
     """Most new tokens per completion, for exact_match."""
     max_length: int = field(default=512, metadata={"help": "most tokens of a text, for bits_per_character"})

@@ -1,7 +1,7 @@
 """The verdict of a report in words: what the translated adapter scores, and whether the client's adapter was needed.
 
 A control that does as well is named, and the sentence says what that means. "As well" compares means; where the
-translated adapter leads by less than its bootstrap interval, paired by client, that is said too.
+translated adapter leads by less than its bootstrap interval over tasks, paired by client, that is said too.
 """
 
 from __future__ import annotations
@@ -47,7 +47,12 @@ def headline(report: Report, group: str) -> str:
 def group_title(group: str, *, num_clients: int) -> str:
     """Return a group's title, such as ``Seen tasks (8 clients)``."""
     title = {"all": "All tasks", "seen": "Seen tasks", "unseen": "Unseen tasks"}[group]
-    return f"{title} ({num_clients} client{'' if num_clients == 1 else 's'})"
+    return f"{title} ({count_of(num_clients, 'client')})"
+
+
+def count_of(number: int, noun: str) -> str:
+    """Return a number with its noun, such as ``1 task`` or ``4 tasks``."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def format_score(value: float | None) -> str:
@@ -88,7 +93,7 @@ def _lead_sentence(summary: GroupSummary, best: str) -> str:
         return "No client has scores of both it and a control."
     sentence = f"It leads every control, {method_of(best).short} by {format_score(lead.mean)}"
     if lead.low is None or lead.high is None:
-        return f"{sentence}; one client, so without an interval."
+        return f"{sentence}; one task, so without an interval."
     sentence += f" [{format_score(lead.low)}, {format_score(lead.high)}]."
     doubtful = [name for name in _controls(summary) if _low_end(summary, name) <= 0]
     if doubtful:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from gradtx_hf.evaluation.headline import format_score, group_title, headline
+from gradtx_hf.evaluation.headline import count_of, format_score, group_title, headline
 from gradtx_hf.evaluation.methods import TRANSLATED, method_of, ordered_methods
 from gradtx_hf.evaluation.pgr import Recovered
 from gradtx_hf.evaluation.report import Report
@@ -38,7 +38,7 @@ def render_markdown(report: Report, *, plot_file: str | None = None) -> str:
 
 
 def _summary_table(report: Report) -> str:
-    """Return methods by groups: score and gain recovered, means over clients with 95 % intervals."""
+    """Return methods by groups: score and gain recovered, means over clients with 95 % intervals over tasks."""
     groups = report.groups
     head = ["method"]
     for group in groups:
@@ -52,10 +52,12 @@ def _summary_table(report: Report) -> str:
             row += [_estimate(method.score), _share(method.gain_recovered)] if method else ["-", "-"]
         rows.append(row)
     direction = "higher" if report.higher_is_better else "lower"
+    total = report.summary["all"]
+    counts = f"{count_of(total.num_tasks, 'task')}, {count_of(total.num_clients, 'client')}"
     note = (
         f"Metric: {report.metric.replace('_', ' ')} ({direction} is better). Means over clients; in brackets 95 % "
-        "bootstrap intervals over clients. Gain recovered: the share of the gap between the untouched target and the "
-        "ceiling."
+        f"bootstrap intervals over tasks ({counts}). Gain recovered: the share of the gap between the untouched target "
+        "and the ceiling."
     )
     return f"{note}\n\n{_table(head, rows)}"
 

@@ -192,6 +192,7 @@ def _group_from_json(values: Mapping[str, Any]) -> GroupSummary:
     }
     return GroupSummary(
         num_clients=values["num_clients"],
+        num_tasks=values["num_tasks"],
         methods=methods,
         pgr=Recovered(**values["pgr"]),
         gain_recovered=Recovered(**values["gain_recovered"]),

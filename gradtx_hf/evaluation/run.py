@@ -1,6 +1,14 @@
 """``evaluate``: fine-tune the clients, their ceilings and the public control, translate, score all, report.
 
-Adapters are kept in the output folder, so that an interrupted evaluation goes on where it was.
+The output folder holds, besides the report:
+
+    evaluation.json    the arguments, and the SHA-256 of the translator's, the store's and local clients' files
+    translator/        a copy of the translator, whose initial adapters all fine-tuning starts from
+    public_finetune/   the adapter of the public control
+    clients/           a folder per client with its adapters ``source``, ``ceiling`` and ``translated``
+    seconds.json       phase to seconds, added up over all runs of the command in this folder
+
+So an interrupted evaluation goes on where it was, with the same arguments and inputs or not at all.
 """
 
 from __future__ import annotations
@@ -8,36 +16,35 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-
-import torch
+from typing import Any
 
 from gradtx_hf.client import fine_tune_client
 from gradtx_hf.curation import pooled_public_examples
-from gradtx_hf.errors import LayoutError, OutputExistsError, StoreError
+from gradtx_hf.errors import OutputExistsError
 from gradtx_hf.evaluation.arguments import HIGHER_IS_BETTER, ClientData, EvaluationArguments
-from gradtx_hf.evaluation.controls import State, target_states
+from gradtx_hf.evaluation.controls import State, partners, target_states
+from gradtx_hf.evaluation.inputs import TEST_SEED, check_data, check_translator_and_store, input_digests
 from gradtx_hf.evaluation.report import Report
 from gradtx_hf.evaluation.saving import save_report
-from gradtx_hf.evaluation.scoring import ScoringSettings, check_columns, require_model, score_states
+from gradtx_hf.evaluation.scoring import ScoringSettings, score_states
 from gradtx_hf.evaluation.summary import ClientScores
 from gradtx_hf.finetuning import FineTuningRecipe, Sample, load_samples
-from gradtx_hf.finetuning.pool import run_jobs
+from gradtx_hf.finetuning.pool import one_thread, run_jobs
+from gradtx_hf.hub import resolve_folder
 from gradtx_hf.lora import load_adapter
 from gradtx_hf.output import require_new_folder, write_json
 from gradtx_hf.translation import SOURCE_INIT, TARGET_INIT, PeftTranslator
-from gradtx_hf.updates.layout import describe_difference
-from gradtx_hf.updates.store import SIDES, UpdateStore
+from gradtx_hf.updates.store import UpdateStore
 
 
 logger = logging.getLogger(__name__)
 
 CONFIG_FILE = "evaluation.json"
-TEST_SEED = 0
-"""Held-out samples are drawn alike for every client of a task."""
+SECONDS_FILE = "seconds.json"
 
 
 @dataclass(frozen=True)
@@ -65,26 +72,32 @@ class ScoringJob:
 def evaluate(arguments: EvaluationArguments, *, command: str = "") -> Report:
     """Score a translator's adapters beside every control and write report.json, report.md and report.png.
 
+    The report's seconds are added up over all runs of the command in this folder: an interrupted and continued
+    evaluation tells what it took, but for the phase in which a process was killed.
+
     Args:
         arguments: Whom to evaluate and how.
         command: The command line that makes this report, to be printed in it.
 
     Raises:
-        GradTxError: If the translator, the store or the data cannot be used, or the folder holds something else.
+        GradTxError: If the translator, the store or the data cannot be used, or the folder holds something else,
+            such as an evaluation of other inputs; the message names the first that has changed.
     """
     translator = PeftTranslator.from_pretrained(arguments.translator)
     store = UpdateStore.open(arguments.store)
     clients = arguments.client_data()
-    _check_inputs(arguments, translator, store)
-    folder = _claim(arguments)
-    seconds: dict[str, float] = {}
-    with _timed(seconds, "fine_tuning"):
+    check_translator_and_store(translator, store)
+    check_data(clients, metric=arguments.metric)
+    if not (Path(arguments.output_dir) / CONFIG_FILE).is_file():
+        pooled_public_examples(store)  # to see that they are what they were
+    folder = _claim(arguments, input_digests(resolve_folder(arguments.translator).path, store, clients))
+    with _timed(folder, "fine_tuning"):
         inits = _write_inits(translator, folder)
         jobs = _fine_tuning_jobs(arguments, store, inits=inits, folder=folder)
         missing = [job for job in jobs if not Path(job.output_dir).is_dir()]
         for _ in run_jobs(perform_fine_tuning, missing, num_workers=arguments.num_workers, description="fine-tuning"):
             pass
-    with _timed(seconds, "translation_and_controls"):
+    with _timed(folder, "translation_and_controls"):
         aligned = [
             translator.read(
                 load_adapter(_client_folder(folder, i, client) / "source"),
@@ -93,19 +106,24 @@ def evaluate(arguments: EvaluationArguments, *, command: str = "") -> Report:
             ).alignment.state
             for i, client in enumerate(clients)
         ]
-        states = target_states(translator, store, aligned, tasks=[client.task for client in clients])
+        states = target_states(
+            {"source": translator.source_init, "target": translator.target_init},
+            store,
+            aligned,
+            translated=[_translated(translator, folder, i, client) for i, client in enumerate(clients)],
+            shuffled=partners([client.task for client in clients], [client.seen for client in clients]),
+        )
         public = load_adapter(folder / "public_finetune").tensors
         for i, client in enumerate(clients):
             states[i]["public_finetune"] = public
             states[i]["ceiling"] = load_adapter(_client_folder(folder, i, client) / "ceiling").tensors
-            _write_translated(translator, folder, i, client)
-    with _timed(seconds, "scoring"):
+    with _timed(folder, "scoring"):
         scored = _score(arguments, inits, clients=clients, states=states, source_states=aligned)
     report = Report.from_clients(
         scored,
         metric=arguments.metric,
         higher_is_better=HIGHER_IS_BETTER[arguments.metric],
-        seconds=seconds,
+        seconds=_read_seconds(folder),
         config=asdict(arguments),
         command=command,
     )
@@ -114,51 +132,22 @@ def evaluate(arguments: EvaluationArguments, *, command: str = "") -> Report:
     return report
 
 
-def _check_inputs(arguments: EvaluationArguments, translator: PeftTranslator, store: UpdateStore) -> None:
-    """Check all that is read later on, before anything is written."""
-    if not {*SIDES, "corpora", "shadow_sets"} <= store.plan.keys():
-        raise StoreError(f"update store '{store.folder}' was not made by gradtx curate. Give one that was.")
-    for side in SIDES:
-        init = translator.source_init if side == "source" else translator.target_init
-        start = load_adapter(store.folder / f"{side}_init")
-        if start.layout.shapes != init.layout.shapes:
-            raise LayoutError(
-                f"store '{store.folder}' does not fit translator '{translator.name}' on the {side} side: "
-                f"{describe_difference(start.layout, init.layout)}"
-            )
-        if not all(torch.equal(start.tensors[name], init.tensors[name]) for name in init.tensors):
-            raise StoreError(
-                f"store '{store.folder}' has another {side}_init than translator '{translator.name}', so that its "
-                "controls would start elsewhere. Give the store that the translator was trained on."
-            )
-        require_model(init.base_model, revision=init.config.revision)
-    for client in arguments.client_data():
-        load_samples(client.train, seed=client.seed)
-        check_columns(load_samples(client.test, seed=TEST_SEED), arguments.metric, task=client.task)
-    if not (Path(arguments.output_dir) / CONFIG_FILE).is_file():
-        pooled_public_examples(store)
-
-
 def perform_fine_tuning(job: FineTuningJob) -> None:
     """Fine-tune one adapter; a client's, a ceiling, or, without samples, the public control on the pooled data."""
-    examples = (
-        pooled_public_examples(UpdateStore.open(job.store))
-        if job.samples is None
-        else load_samples(job.samples, seed=job.seed)
-    )
-    fine_tune_client(
-        job.init,
-        examples,
-        recipe=job.recipe,
-        output_dir=job.output_dir,
-        seed=job.seed,
-    )
+    with one_thread():
+        examples = (
+            pooled_public_examples(UpdateStore.open(job.store))
+            if job.samples is None
+            else load_samples(job.samples, seed=job.seed)
+        )
+        fine_tune_client(job.init, examples, recipe=job.recipe, output_dir=job.output_dir, seed=job.seed)
 
 
 def perform_scoring(job: ScoringJob) -> dict[str, float]:
     """Score every method of one job."""
-    examples = load_samples(job.samples, seed=TEST_SEED)
-    return score_states(job.init, job.states, examples, settings=job.settings)
+    with one_thread():
+        examples = load_samples(job.samples, seed=TEST_SEED)
+        return score_states(job.init, job.states, examples, settings=job.settings)
 
 
 def client_folder_name(index: int, client: ClientData) -> str:
@@ -171,18 +160,32 @@ def _client_folder(folder: Path, index: int, client: ClientData) -> Path:
     return folder / "clients" / client_folder_name(index, client)
 
 
-def _claim(arguments: EvaluationArguments) -> Path:
-    """Make the output folder ours, or go on in it if it holds this very evaluation."""
+def _claim(arguments: EvaluationArguments, inputs: Mapping[str, str]) -> Path:
+    """Make the output folder ours, or go on in it if it holds this very evaluation of these very inputs."""
     folder = Path(arguments.output_dir)
-    values = json.loads(json.dumps(asdict(arguments) | {"num_workers": None}))
+    values = json.loads(json.dumps({"arguments": asdict(arguments) | {"num_workers": None}, "inputs": inputs}))
     path = folder / CONFIG_FILE
     if path.is_file():
-        if json.loads(path.read_text(encoding="utf-8")) != values:
-            raise OutputExistsError(f"'{folder}' holds another evaluation. Name a new folder, or remove it first.")
+        difference = _first_difference(json.loads(path.read_text(encoding="utf-8")), values)
+        if difference:
+            raise OutputExistsError(
+                f"'{folder}' holds another evaluation: {difference}. Put it back, name a new folder, or remove this "
+                "one first."
+            )
         return folder
     require_new_folder(folder).mkdir(parents=True, exist_ok=True)
     write_json(path, values)
     return folder
+
+
+def _first_difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
+    """Name the first argument or input that is not what it was."""
+    for part in ("arguments", "inputs"):
+        old, new = before.get(part, {}), now[part]
+        for name in (*new, *old):
+            if old.get(name) != new.get(name):
+                return f"{name} has changed"
+    return None
 
 
 def _write_inits(translator: PeftTranslator, folder: Path) -> dict[str, str]:
@@ -204,9 +207,7 @@ def _fine_tuning_jobs(
         side: FineTuningRecipe.from_dict(getattr(arguments, f"{side}_recipe") or store.plan[side]["recipe"])
         for side in ("source", "target")
     }
-    public_recipe = (
-        FineTuningRecipe.from_dict(arguments.public_recipe) if arguments.public_recipe else recipes["target"]
-    )
+    public_recipe = FineTuningRecipe.from_dict(arguments.public_recipe or store.plan["target"]["recipe"])
 
     def job(
         side: str, samples: tuple[Sample, ...] | None, recipe: FineTuningRecipe, seed: int, to: Path
@@ -221,12 +222,14 @@ def _fine_tuning_jobs(
     return jobs
 
 
-def _write_translated(translator: PeftTranslator, folder: Path, index: int, client: ClientData) -> None:
+def _translated(translator: PeftTranslator, folder: Path, index: int, client: ClientData) -> State:
+    """Return what is in a client's ``translated`` folder, which is written if it is not there: what is scored."""
     home = _client_folder(folder, index, client)
     if not (home / "translated").is_dir():
         adapter = load_adapter(home / "source", name=f"{client.task}, seed {client.seed}")
         translated = translator.translate(adapter, allow_other_start=True, allow_other_base=True)
         translated.save_pretrained(home / "translated")
+    return dict(load_adapter(home / "translated").tensors)
 
 
 def _score(
@@ -257,7 +260,17 @@ def _score(
 
 
 @contextmanager
-def _timed(seconds: dict[str, float], phase: str) -> Iterator[None]:
+def _timed(folder: Path, phase: str) -> Iterator[None]:
+    """Add a phase's time to what earlier runs in this folder took for it, also when the phase is broken off."""
     begin = time.perf_counter()
-    yield
-    seconds[phase] = round(time.perf_counter() - begin, 2)
+    try:
+        yield
+    finally:
+        seconds = _read_seconds(folder)
+        seconds[phase] = round(seconds.get(phase, 0.0) + time.perf_counter() - begin, 2)
+        write_json(folder / SECONDS_FILE, seconds)
+
+
+def _read_seconds(folder: Path) -> dict[str, float]:
+    path = folder / SECONDS_FILE
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from datasets import Dataset
 from peft import PeftModel
 from torch import Tensor
-from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from gradtx_hf.errors import DataError, MissingFileError
+from gradtx_hf.errors import DataError
 from gradtx_hf.evaluation.arguments import MetricName
 from gradtx_hf.evaluation.metrics import exact_match
 from gradtx_hf.finetuning import bits_per_character, generate_completions, load_language_model, reset_adapter
@@ -32,19 +32,6 @@ def check_columns(examples: Dataset, metric: MetricName, *, task: str) -> None:
             f"test data of client '{task}' have no {missing[0]}, which {metric} needs; they have "
             f"{', '.join(examples.column_names)}. Name the columns, or choose another metric."
         )
-
-
-def require_model(name_or_path: str, *, revision: str | None) -> None:
-    """Check that a base model can be found, without loading it.
-
-    Raises:
-        MissingFileError: If it cannot.
-    """
-    try:
-        AutoConfig.from_pretrained(name_or_path, revision=revision)
-    except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise MissingFileError(f"base model '{name_or_path}' cannot be found: {reason}") from error
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,9 @@
 """Means over clients with bootstrap intervals, in groups of seen and unseen tasks.
 
-Clients are resampled with replacement, the same draws for every method, so that comparisons are paired. Intervals are
-95 % percentile intervals; with fewer than two clients there are none. Axes: C clients, K draws. Source: ours.
+Tasks are resampled with replacement, each with all its clients: several seeds of one task are not independent, and an
+interval is to hold for further tasks. The draws are the same for every method, so that comparisons are paired.
+Intervals are 95 % percentile intervals; with fewer than two tasks there are none.
+Axes: C clients, T tasks, K draws, M methods. Source: ours.
 """
 
 from __future__ import annotations
@@ -73,7 +75,7 @@ class Estimate:
 
     Attributes:
         mean: The mean.
-        low: Lower end of its 95 % interval; None with fewer than two clients.
+        low: Lower end of its 95 % bootstrap interval over tasks; None where the clients have fewer than two tasks.
         high: Upper end of that interval.
         num_clients: Clients averaged over.
     """
@@ -106,22 +108,24 @@ class GroupSummary:
 
     Attributes:
         num_clients: Clients in the group.
+        num_tasks: Different tasks among them; the bootstrap resamples these.
         methods: Method name to its summary, in the order in which they are shown; those with at least one score.
         pgr: Performance gap recovered by the translated adapter, of the means.
         gain_recovered: Gain recovered by the translated adapter, of the means.
     """
 
     num_clients: int
+    num_tasks: int
     methods: dict[str, MethodSummary]
     pgr: Recovered
     gain_recovered: Recovered
 
 
 def summarise(clients: Sequence[ClientScores], *, higher_is_better: bool, seed: int = 0) -> dict[str, GroupSummary]:
-    """Average over clients.
+    """Average over clients, with bootstrap intervals over their tasks.
 
     Args:
-        clients: All clients of a report.
+        clients: All clients of a report; those with one task's name are resampled together.
         higher_is_better: Whether the metric rises with quality.
         seed: Seed of the bootstrap.
 
@@ -147,7 +151,7 @@ def summarise(clients: Sequence[ClientScores], *, higher_is_better: bool, seed: 
 
 @dataclass(frozen=True)
 class _Group:
-    """The clients of one group, with the bootstrap over them."""
+    """The clients of one group, with the bootstrap over their tasks."""
 
     clients: Sequence[ClientScores]
     higher_is_better: bool
@@ -157,51 +161,64 @@ class _Group:
         scored = [name for c in self.clients for name, score in c.scores.items() if score is not None]
         return GroupSummary(
             num_clients=len(self.clients),
+            num_tasks=len({client.task for client in self.clients}),
             methods={name: self._method(name) for name in ordered_methods(scored)},
             pgr=self._share((TRANSLATED, SOURCE_CLIENT, CEILING)),
             gain_recovered=self._share((TRANSLATED, TARGET_UNTOUCHED, CEILING)),
         )
 
     def _method(self, name: str) -> MethodSummary:
-        paired = self._columns((TRANSLATED, name))
-        sign = 1.0 if self.higher_is_better else -1.0
+        paired, paired_tasks = self._columns((TRANSLATED, name))
+        alone, tasks = self._columns((name,))
+        leads = (paired[:, :1] - paired[:, 1:]) * (1.0 if self.higher_is_better else -1.0)
         return MethodSummary(
-            score=self._estimate(self._columns((name,))[:, 0]),
+            score=self._estimate(alone, tasks),
             gain_recovered=self._share((name, TARGET_UNTOUCHED, CEILING)),
-            lead_of_translated=self._estimate(sign * (paired[:, 0] - paired[:, 1])) if len(paired) else None,
+            lead_of_translated=self._estimate(leads, paired_tasks) if len(leads) else None,
         )
 
-    def _columns(self, names: Sequence[str]) -> np.ndarray:
-        """Return ``[C, len(names)]``, the clients that have all of these scores."""
-        rows = [[client.scores.get(name) for name in names] for client in self.clients]
-        return np.array([row for row in rows if None not in row], dtype=np.float64).reshape(-1, len(names))
+    def _columns(self, names: Sequence[str]) -> tuple[np.ndarray, list[str]]:
+        """Return ``[C, len(names)]`` of the clients that have all of these scores, and these clients' tasks."""
+        rows = [(client.task, [client.scores.get(name) for name in names]) for client in self.clients]
+        complete = [(task, row) for task, row in rows if None not in row]
+        columns = np.array([row for _, row in complete], dtype=np.float64).reshape(-1, len(names))
+        return columns, [task for task, _ in complete]
 
-    def _resampled(self, columns: np.ndarray) -> np.ndarray:
-        """Return the means of ``[C, M]`` over resampled clients, ``[K, M]``."""
-        means: np.ndarray = columns[_draws(len(columns), self.seed)].mean(1)
+    def _resampled(self, columns: np.ndarray, tasks: Sequence[str]) -> np.ndarray | None:
+        """Return the means of ``[C, M]`` over the clients of resampled tasks, ``[K, M]``; None for a single task."""
+        names = list(dict.fromkeys(tasks))
+        if len(names) < 2:
+            return None
+        membership = np.array([[task == name for task in tasks] for name in names], dtype=np.float64)  # [T, C]
+        draws = _draws(len(names), self.seed)
+        sums = (membership @ columns)[draws].sum(1)
+        num_clients = membership.sum(1)[draws].sum(1)
+        means: np.ndarray = sums / num_clients[:, None]
         return means
 
-    def _estimate(self, values: np.ndarray) -> Estimate:
-        low, high = _interval(self._resampled(values)) if len(values) > 1 else (None, None)
+    def _estimate(self, values: np.ndarray, tasks: Sequence[str]) -> Estimate:
+        """Return the mean of ``[C, 1]`` with its interval."""
+        draws = self._resampled(values, tasks)
+        low, high = (None, None) if draws is None else _interval(draws)
         return Estimate(float(values.mean()), low, high, len(values))
 
     def _share(self, names: tuple[str, str, str]) -> Recovered:
-        columns = self._columns(names)
+        columns, tasks = self._columns(names)
         if not len(columns):
-            absent = [name for name in names if not len(self._columns((name,)))]
+            absent = [name for name in names if not len(self._columns((name,))[0])]
             lacking = " and the ".join(method_of(name).short for name in absent or names)
             return Recovered(None, f"no client has a score of the {lacking}")
         reached, lower, upper = columns.mean(0).tolist()
-        draws = self._resampled(columns)  # [K, 3]
-        gaps = draws[:, 2] - draws[:, 1]
+        draws = self._resampled(columns, tasks)  # [K, 3]
         share = share_of_gap(
             (reached, lower, upper),
             names=names,
             higher_is_better=self.higher_is_better,
-            gap_interval=_interval(gaps) if len(columns) > 1 else None,
+            gap_interval=None if draws is None else _interval(draws[:, 2] - draws[:, 1]),
         )
-        if share.value is None or len(columns) < 2:
+        if share.value is None or draws is None:
             return share
+        gaps = draws[:, 2] - draws[:, 1]
         # A draw without a gap has no share; where the gap is certain they are rare.
         shares = (draws[:, 0] - draws[:, 1])[gaps != 0] / gaps[gaps != 0]
         low, high = _interval(shares)
@@ -209,9 +226,9 @@ class _Group:
 
 
 @lru_cache(maxsize=64)
-def _draws(num_clients: int, seed: int) -> np.ndarray:
-    """Return indices of resampled clients ``[K, C]``; the same for every method, which makes comparisons paired."""
-    return np.random.default_rng(seed).integers(num_clients, size=(NUM_DRAWS, num_clients))
+def _draws(num_tasks: int, seed: int) -> np.ndarray:
+    """Return indices of resampled tasks ``[K, T]``; the same for every method, which makes comparisons paired."""
+    return np.random.default_rng(seed).integers(num_tasks, size=(NUM_DRAWS, num_tasks))
 
 
 def _interval(draws: np.ndarray) -> tuple[float, float]:

@@ -70,7 +70,7 @@ class DataSource:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> DataSource:
-        """Build a source from configuration values.
+        """Build a source from configuration values; a number may be text.
 
         Raises:
             ConfigurationError: If a key is unknown, ``path`` is missing, or a value is of another type.
@@ -83,6 +83,8 @@ class DataSource:
             )
         if not values.get("path"):
             raise ConfigurationError("a data source lacks 'path'. Give a file, a folder, or the id of a data set.")
+        if str(values.get("chunk_characters")).isdecimal():
+            values = {**values, "chunk_characters": int(values["chunk_characters"])}
         for name, value in values.items():
             expected = int if name == "chunk_characters" else str
             if value is not None and (not isinstance(value, expected) or isinstance(value, bool)):

@@ -1,4 +1,7 @@
-"""Load a base language model and its tokenizer, or say in one line why not."""
+"""Load a base language model and its tokenizer, or say in one line why not.
+
+No code that comes with a model is run, and no pickled weights are read, which could run code too.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils import logging as transformers_logging
 
 from gradtx_hf.errors import ConfigurationError, MissingFileError
@@ -24,35 +34,85 @@ def load_language_model(
 
     Raises:
         MissingFileError: If there is no such model, or it cannot be fetched.
-        ConfigurationError: If it is no causal language model, or has no tokenizer.
+        ConfigurationError: If it is no causal language model, needs code of its own, has pickled weights only, or has
+            no tokenizer.
     """
-    looks_local = name_or_path.startswith((".", "~", "/")) or name_or_path.count("/") > 1
-    if looks_local and not Path(name_or_path).is_dir():
-        raise MissingFileError(f"model '{name_or_path}' is not there. Give a folder, or the id of a model on the Hub.")
+    config = load_model_config(name_or_path, revision=revision)
     has_gpu = torch.cuda.is_available()
-    dtype = "auto" if has_gpu else torch.float32
-    try:
-        with _without_bars():
-            model = AutoModelForCausalLM.from_pretrained(name_or_path, revision=revision, dtype=dtype)
-    except OSError as error:
-        reason = str(error).split("\n", 1)[0]
-        raise MissingFileError(f"model '{name_or_path}' cannot be loaded: {reason}") from error
-    except ValueError as error:
-        reason = str(error).split("\n", 1)[0]
-        raise ConfigurationError(f"model '{name_or_path}' is no causal language model: {reason}") from error
-    tokenizer = _load_tokenizer(name_or_path, revision=revision)
+    with _explained(name_or_path), _without_bars():
+        model = AutoModelForCausalLM.from_pretrained(
+            name_or_path,
+            config=config,
+            revision=revision,
+            dtype="auto" if has_gpu else torch.float32,
+            trust_remote_code=False,
+            use_safetensors=True,
+        )
+    tokenizer = load_tokenizer(name_or_path, revision=revision)
     # on the device before an adapter is put on it: hooks set up on the CPU would miss a later move
     model = model.to("cuda" if has_gpu else "cpu")  # type: ignore[arg-type]  # hidden behind a wrapper
     return model.eval(), tokenizer
 
 
-def _load_tokenizer(name_or_path: str, *, revision: str | None) -> PreTrainedTokenizerBase:
+def load_model_config(name_or_path: str, *, revision: str | None = None) -> PreTrainedConfig:
+    """Load a model's configuration alone: enough to know that the model is there.
+
+    Raises:
+        MissingFileError: If there is no such model, or it cannot be fetched.
+        ConfigurationError: If its configuration cannot be used, or needs code of its own.
+    """
+    looks_local = name_or_path.startswith((".", "~", "/")) or name_or_path.count("/") > 1
+    if looks_local and not Path(name_or_path).is_dir():
+        raise MissingFileError(f"model '{name_or_path}' is not there. Give a folder, or the id of a model on the Hub.")
+    with _explained(name_or_path):
+        config: PreTrainedConfig = AutoConfig.from_pretrained(name_or_path, revision=revision, trust_remote_code=False)
+    return config
+
+
+def load_tokenizer(name_or_path: str, *, revision: str | None = None) -> PreTrainedTokenizerBase:
+    """Load a model's tokenizer.
+
+    Raises:
+        ConfigurationError: If the model has none, or one that needs code of its own.
+    """
     try:
-        return AutoTokenizer.from_pretrained(name_or_path, revision=revision)
+        return AutoTokenizer.from_pretrained(name_or_path, revision=revision, trust_remote_code=False)
     except (OSError, ValueError) as error:
+        if _asks_for_code(error):
+            raise _refusal_of_code(f"the tokenizer of model '{name_or_path}'") from error
         raise ConfigurationError(
             f"model '{name_or_path}' has no tokenizer that can be read. Save its tokenizer beside it."
         ) from error
+
+
+@contextmanager
+def _explained(name_or_path: str) -> Iterator[None]:
+    """Turn what transformers raises for a model into one line."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        reason = str(error).split("\n", 1)[0]
+        if _asks_for_code(error):
+            raise _refusal_of_code(f"model '{name_or_path}'") from error
+        if "no file named model.safetensors" in reason or "cannot be loaded with `safetensors`" in reason:
+            raise ConfigurationError(
+                f"model '{name_or_path}' has no weights in safetensors files, and pickled ones (.bin, .pt) are not "
+                "read, for they can run code. Save it again with save_pretrained, which writes safetensors."
+            ) from error
+        if isinstance(error, OSError):
+            raise MissingFileError(f"model '{name_or_path}' cannot be loaded: {reason}") from error
+        raise ConfigurationError(f"model '{name_or_path}' is no causal language model: {reason}") from error
+
+
+def _asks_for_code(error: Exception) -> bool:
+    return "trust_remote_code" in str(error)
+
+
+def _refusal_of_code(what: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"{what} needs code that comes with it (auto_map), which is never run. Give a model of an architecture that "
+        "transformers has."
+    )
 
 
 @contextmanager

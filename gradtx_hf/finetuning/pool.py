@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from typing import TypeVar
 
@@ -28,7 +29,8 @@ def run_jobs(
     Args:
         function: A function of a module, so that other processes can import it.
         jobs: Its arguments; they must be picklable between processes of this machine.
-        num_workers: Processes, each with one torch thread; with 1, the jobs run here, in order.
+        num_workers: Processes, each with one torch thread; with 1, the jobs run here, in order. A function that
+            uses ``one_thread`` gives the same result either way.
         description: What the progress bar says.
 
     Raises:
@@ -61,6 +63,17 @@ def run_jobs(
                 if not isinstance(error, Exception):
                     held.close()
                 raise
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Use one torch thread: on a CPU the number of threads changes the last bits of a run."""
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(num_threads)
 
 
 def _begin_worker(lifeline: Connection) -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal
+from typing import Any, Literal, get_type_hints
 
 from gradtx_hf.errors import ConfigurationError
 
 
 Schedule = Literal["linear", "constant"]
+TRUTHS = {"true": True, "false": False}
+EXPECTED = {bool: "true or false", int: "a whole number", float: "a number"}
 
 
 @dataclass(frozen=True)
@@ -74,10 +76,11 @@ class FineTuningRecipe:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> FineTuningRecipe:
-        """Build a recipe from configuration values.
+        """Build a recipe from configuration values; a number or a truth value may be text.
 
         Raises:
-            ConfigurationError: If a key is unknown, a required one is missing, or a value is out of range.
+            ConfigurationError: If a key is unknown, a required one is missing, or a value is of another type or out of
+                range.
         """
         known = {field.name for field in fields(cls)}
         unknown = sorted(set(values) - known)
@@ -88,11 +91,40 @@ class FineTuningRecipe:
         missing = [name for name in ("num_steps", "batch_size", "learning_rate") if name not in values]
         if missing:
             raise ConfigurationError(f"the fine-tuning recipe lacks '{missing[0]}'. Add it.")
-        return cls(**values)
+        kinds = get_type_hints(cls)
+        return cls(**{name: _fit(value, kinds[name], name) for name, value in values.items()})
 
     def to_dict(self) -> dict[str, Any]:
         """Return all values, for configuration files and plans."""
         return asdict(self)
+
+
+def _fit(value: Any, kind: Any, name: str) -> Any:  # noqa: ANN401 - any configuration value and its field's type
+    """Bring a value to its field's type, where it stands for one of that type and nothing is lost."""
+    is_number = isinstance(value, (int, float, str)) and not isinstance(value, bool)
+    try:
+        if kind is bool:
+            return value if isinstance(value, bool) else TRUTHS[value.lower()]
+        if kind is int and is_number:
+            return value if isinstance(value, int) else _whole(value)
+        if kind is float and is_number:
+            return float(value)
+        if kind is Schedule and isinstance(value, str):
+            return value
+    except (AttributeError, KeyError, ValueError, OverflowError):
+        pass
+    raise ConfigurationError(f"got {name}={value!r} in a recipe, expected {EXPECTED.get(kind, 'text')}.")
+
+
+def _whole(value: str | float) -> int:
+    """Return a whole number; 1e3 is one, 8.5 is none."""
+    try:
+        return int(str(value))
+    except ValueError:
+        number = float(value)
+        if not number.is_integer():
+            raise
+        return int(number)
 
 
 def _require(recipe: FineTuningRecipe, name: str, is_met: bool, expected: str) -> None:  # noqa: FBT001 - private

@@ -1,4 +1,4 @@
-"""Bring what a user names, a folder or a repository on the Hub, to a folder on this machine.
+"""Bring what a user names, a folder or a repository on the Hub, to a folder on this machine, or to a commit.
 
 Only JSON, safetensors and Markdown files are fetched: nothing that could run code. No message holds a token.
 """
@@ -8,8 +8,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Literal
 
-from huggingface_hub import constants, snapshot_download
+from huggingface_hub import HfApi, constants, snapshot_download
 from huggingface_hub.errors import (  # type: ignore[attr-defined]  # HTTPError: the HTTP client's own, not re-exported
     GatedRepoError,
     HfHubHTTPError,
@@ -17,15 +18,18 @@ from huggingface_hub.errors import (  # type: ignore[attr-defined]  # HTTPError:
     HTTPError,
     LocalEntryNotFoundError,
     LocalTokenNotFoundError,
+    OfflineModeIsEnabled,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from huggingface_hub.file_download import repo_folder_name
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # exported without __all__
 
 from gradtx_hf.errors import ConfigurationError, GradTxError, MissingFileError
 
 
 FETCHED_PATTERNS = ("*.json", "*.safetensors", "*.md")
+COMMIT_PATTERN = re.compile(r"[0-9a-f]{40}")
 TOKEN_PATTERN = re.compile(r"hf_\w+")
 
 
@@ -95,6 +99,45 @@ def resolve_folder(
     return ResolvedFolder(_inner(folder, subfolder, repo), repo, folder.name)
 
 
+def pin_revision(
+    repo_id: str, *, revision: str | None, repo_type: Literal["model", "dataset"], token: str | None = None
+) -> str | None:
+    """Return the commit that a revision of a repository stands for now, so that it stays the same from here on.
+
+    Args:
+        repo_id: ``owner/name`` or ``name`` on the Hub; a local path is none, and its revision is returned unchanged.
+        revision: Branch, tag or commit; the default branch if None.
+        repo_type: What kind of repository.
+        token: Access token; the one that ``hf auth login`` stored if None.
+
+    Returns:
+        The commit's sha; without the network, the one in the cache, or else the revision as it was given.
+
+    Raises:
+        ConfigurationError: If the token cannot be one.
+        MissingFileError: If there is no such repository or revision that can be read.
+    """
+    if COMMIT_PATTERN.fullmatch(revision or "") or _exists(repo_id) or not _is_repo_id(repo_id):
+        return revision
+    _check_token(token)
+    api = HfApi(endpoint=constants.ENDPOINT)
+    get_info = api.model_info if repo_type == "model" else api.dataset_info
+    try:
+        return get_info(repo_id, revision=revision, token=token).sha
+    except (HTTPError, OSError) as error:
+        has_no_answer = isinstance(error, OfflineModeIsEnabled) or not isinstance(error, (HfHubHTTPError, OSError))
+        if not has_no_answer:
+            raise _explain(error, repo=repo_id, revision=revision, local_files_only=False) from error
+        return _cached_commit(repo_id, revision=revision, repo_type=repo_type) or revision
+
+
+def _cached_commit(repo_id: str, *, revision: str | None, repo_type: str) -> str | None:
+    """Return what the Hub's cache last knew of a revision."""
+    folder = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repo_id, repo_type=repo_type)
+    path = folder / "refs" / (revision or constants.DEFAULT_REVISION)
+    return path.read_text(encoding="utf-8").strip() if path.is_file() else None
+
+
 def _exists(path: str | Path) -> bool:
     try:
         return path != "" and Path(path).exists()
@@ -105,12 +148,7 @@ def _exists(path: str | Path) -> bool:
 def _split_revision(name: str, revision: str | None) -> tuple[str, str | None]:
     """Split ``owner/name@revision``, and check that it can be a repository's id."""
     repo, _, own_revision = name.partition("@")
-    is_plausible = repo.count("/") == 1
-    try:
-        validate_repo_id(repo)
-    except HFValidationError:
-        is_plausible = False
-    if not is_plausible:
+    if repo.count("/") != 1 or not _is_repo_id(repo):
         raise MissingFileError(
             f"'{_without_tokens(name)}' is no folder on this machine, and no repository id. "
             "Check the path, or give an id such as 'owner/name'."
@@ -121,6 +159,14 @@ def _split_revision(name: str, revision: str | None) -> tuple[str, str | None]:
             "Give one of them."
         )
     return repo, own_revision or revision
+
+
+def _is_repo_id(name: str) -> bool:
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return True
 
 
 def _check_token(token: str | None) -> None:

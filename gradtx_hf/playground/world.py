@@ -67,18 +67,6 @@ class Rule:
         order = REARRANGEMENTS[self.rearrangement]
         return "".join(LETTERS[(LETTERS.index(text[i]) + self.shift) % len(LETTERS)] for i in order)
 
-    @classmethod
-    def from_name(cls, name: str) -> Rule:
-        """Return the rule of a name such as ``reverse+3``.
-
-        Raises:
-            ValueError: If there is no such rule.
-        """
-        rearrangement, _, shift = name.rpartition("+")
-        if rearrangement not in REARRANGEMENTS or not shift.isdigit() or int(shift) >= len(SHIFT_TAGS):
-            raise ValueError(f"got rule {name!r}, expected REARRANGEMENT+SHIFT such as 'reverse+3'.")
-        return cls(rearrangement, int(shift))
-
 
 @dataclass(frozen=True)
 class RuleSplit:

@@ -1,18 +1,18 @@
 """The whole story on the embedded pair: public data to a report, in minutes on two cores.
 
 Provider: lines of 27 edit rules → shadow sets → fine-tuned pairs → translator. Clients: lines of their own rule → an
-adapter of the source → a translated adapter of the target, beside every control. Source: ours; the objective is the
-paper's on standardised tokens.
+adapter of the source → a translated adapter of the target, beside every control. The objective is the paper's (Eq. 10)
+on standardised tokens, with Gaussian noise on the input tokens; source of the rest: ours.
 """
 
 from __future__ import annotations
 
 import json
-import logging
 import random
 import shutil
 import time
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,56 +21,68 @@ from gradtx_hf.errors import OutputExistsError
 from gradtx_hf.evaluation import Report, save_report
 from gradtx_hf.evaluation.arguments import ClientData, EvaluationArguments
 from gradtx_hf.evaluation.run import client_folder_name, evaluate
-from gradtx_hf.output import write_json, write_text
+from gradtx_hf.output import require_new_folder, write_json, write_text
 from gradtx_hf.playground import Rule, RuleSplit, make_lines, source_path, split_rules, target_path
 from gradtx_hf.training import TranslatorArguments, train
 
 
-logger = logging.getLogger(__name__)
-
 CONFIG_FILE = "quickstart.json"
-CURATION: dict[str, Any] = {
-    "num_shadow_sets": 108,
-    "samples_per_set": 256,
-    "num_snapshots": 8,
-    "rank": 2,
-    "alpha": 16,
-    "dropout": 0.0,
+SECONDS_FILE = "seconds.json"
+
+
+def _source_recipe() -> dict[str, Any]:
     # The long warm-up makes runs of one task end near each other, so that there is something to learn: without it
-    # the first steps decide by chance which of many equally good adapters a run ends at.
-    "source_recipe": {
-        "num_steps": 60,
-        "warmup_steps": 20,
-        "batch_size": 8,
-        "learning_rate": 8e-3,
-        "max_length": 32,
-    },
-    "target_recipe": {
-        "num_steps": 120,
-        "warmup_steps": 60,
-        "batch_size": 16,
-        "learning_rate": 5e-3,
-        "max_length": 32,
-    },
-}
-TRAINING: dict[str, Any] = {
-    "max_steps": 1000,
-    "learning_rate": 3e-3,
-    "lr_scheduler_type": "cosine",
-    "warmup_steps": 50,
-    "input_noise": 1.0,
-    "eval_strategy": "steps",
-    "eval_steps": 250,
-    "save_strategy": "steps",
-    "save_steps": 250,
-}
-PUBLIC_FINETUNE_STEPS = 480
-CLIENT_SEEDS = (1, 2, 3)
-NUM_SEEN_SCORED, NUM_UNSEEN_SCORED = 6, 4
-NUM_PUBLIC_LINES, NUM_PRIVATE_LINES, NUM_TEST_LINES = 1024, 512, 100
+    # the first steps decide by chance which of many equally good adapters a run ends at. So on the target's side.
+    return {"num_steps": 60, "warmup_steps": 20, "batch_size": 8, "learning_rate": 8e-3, "max_length": 32}
 
 
-def run_quickstart(output_dir: str | Path, *, seed: int = 0, num_workers: int = 2, command: str = "") -> Report:
+def _target_recipe() -> dict[str, Any]:
+    return {"num_steps": 120, "warmup_steps": 60, "batch_size": 16, "learning_rate": 5e-3, "max_length": 32}
+
+
+@dataclass(frozen=True)
+class QuickstartSettings:
+    """Every number of the quickstart but the seed; chosen on seed 0.
+
+    Attributes:
+        num_public_rules: Seen rules that shadow sets are made of; None: all 27.
+        num_shadow_sets: Shadow sets, over the rules in turn.
+        samples_per_set: Lines of a shadow set.
+        num_snapshots: Update pairs per shadow set: its last optimizer steps.
+        source_recipe: How source adapters are fine-tuned, the shadows' and the clients' alike.
+        target_recipe: How target adapters are fine-tuned, the shadows' and the ceilings' alike.
+        num_public_finetune_steps: Steps of the public fine-tune, a control.
+        num_training_steps: Steps of the translator's training.
+        num_seen_scored: Seen rules that clients have.
+        num_unseen_scored: Unseen rules that clients have.
+        client_seeds: One client per rule and seed.
+        num_private_lines: Lines of a client's private data.
+        num_test_lines: Held-out lines of a client.
+    """
+
+    num_public_rules: int | None = None
+    num_shadow_sets: int = 108
+    samples_per_set: int = 256
+    num_snapshots: int = 8
+    source_recipe: Mapping[str, Any] = field(default_factory=_source_recipe)
+    target_recipe: Mapping[str, Any] = field(default_factory=_target_recipe)
+    num_public_finetune_steps: int = 480
+    num_training_steps: int = 1000
+    num_seen_scored: int = 6
+    num_unseen_scored: int = 4
+    client_seeds: tuple[int, ...] = (1, 2, 3)
+    num_private_lines: int = 512
+    num_test_lines: int = 100
+
+
+def run_quickstart(
+    output_dir: str | Path,
+    *,
+    seed: int = 0,
+    num_workers: int = 2,
+    settings: QuickstartSettings | None = None,
+    command: str = "",
+) -> Report:
     """Run the whole story.
 
     Writes ``report.{json,md,png}``, ``translator/``, ``client_adapter/`` and ``translated_adapter/``, the last two of
@@ -79,42 +91,42 @@ def run_quickstart(output_dir: str | Path, *, seed: int = 0, num_workers: int = 
     Args:
         output_dir: The folder; one that holds the same quickstart, unfinished, is continued.
         seed: Seed of everything: which rules are seen, the data, the runs, the translator.
-        num_workers: One-thread processes side by side.
+        num_workers: One-thread processes side by side; the numbers do not depend on it.
+        settings: All other numbers; by default those of the command.
         command: The command line, for the report.
 
     Raises:
         OutputExistsError: If the folder holds something else.
     """
-    folder = _claim(Path(output_dir), seed=seed)
-    seconds: dict[str, float] = {}
+    settings = settings or QuickstartSettings()
+    folder = _claim(Path(output_dir), settings, seed=seed)
     rules = split_rules("small", seed=seed)
+    rules = replace(rules, seen=rules.seen[: settings.num_public_rules])
+    clients = _write_data(folder / "data", rules, settings, seed=seed)
     begin = time.perf_counter()
-    clients = _write_data(folder / "data", rules, seed=seed)
-    store = curate(_curation(folder, rules, seed=seed, num_workers=num_workers))
-    seconds["curation"], begin = time.perf_counter() - begin, time.perf_counter()
+    store = curate(_curation(folder, rules, settings, seed=seed, num_workers=num_workers))
+    _add_seconds(folder, "curation", begin)
     if not (folder / "translator").is_dir():
-        train(
-            TranslatorArguments(
-                store=str(store.folder), output_dir=str(folder / "translator"), seed=seed, use_cpu=True, **TRAINING
-            )
-        )
-    seconds["training"] = time.perf_counter() - begin
-    report = evaluate(
+        begin = time.perf_counter()
+        train(_training(folder, settings, seed=seed))
+        _add_seconds(folder, "training", begin)
+    evaluated = evaluate(
         EvaluationArguments(
             translator=str(folder / "translator"),
             store=str(store.folder),
             output_dir=str(folder / "evaluation"),
             clients=clients,
-            public_recipe=CURATION["target_recipe"] | {"num_steps": PUBLIC_FINETUNE_STEPS},
+            public_recipe=dict(settings.target_recipe) | {"num_steps": settings.num_public_finetune_steps},
             max_new_tokens=8,
-            batch_size=NUM_TEST_LINES,
+            batch_size=settings.num_test_lines,
             num_workers=num_workers,
         )
     )
+    seconds = json.loads((folder / SECONDS_FILE).read_text(encoding="utf-8")) | dict(evaluated.seconds)
     report = replace(
-        report,
-        seconds={name: round(value, 1) for name, value in (seconds | dict(report.seconds)).items()},
-        config={"preset": "small", "seed": seed, "curation": CURATION, "training": TRAINING} | dict(report.config),
+        evaluated,
+        seconds={name: round(value, 1) for name, value in seconds.items()},
+        config={"preset": "small", "seed": seed, "settings": asdict(settings)} | dict(evaluated.config),
         command=command,
     )
     _copy_first_seen_client(folder, clients)
@@ -122,48 +134,59 @@ def run_quickstart(output_dir: str | Path, *, seed: int = 0, num_workers: int = 
     return report
 
 
-def _claim(folder: Path, *, seed: int) -> Path:
-    path, values = folder / CONFIG_FILE, {"quickstart": 1, "seed": seed}
-    if path.is_file() and json.loads(path.read_text(encoding="utf-8")) == values:
+def _claim(folder: Path, settings: QuickstartSettings, *, seed: int) -> Path:
+    path = folder / CONFIG_FILE
+    values = json.loads(json.dumps({"seed": seed} | asdict(settings)))
+    if path.is_file():
+        if json.loads(path.read_text(encoding="utf-8")) != values:
+            raise OutputExistsError(f"'{folder}' holds a quickstart of another seed. Name a new folder, or remove it.")
         return folder
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise OutputExistsError(f"output folder '{folder}' exists and is not empty. Name a new one.")
-    folder.mkdir(parents=True, exist_ok=True)
+    require_new_folder(folder).mkdir(parents=True, exist_ok=True)
     write_json(path, values)
     return folder
 
 
-def _write_data(folder: Path, rules: RuleSplit, *, seed: int) -> list[dict[str, Any]]:
+def _add_seconds(folder: Path, phase: str, begin: float) -> None:
+    """Add a phase's wall-clock time to what earlier, interrupted runs took."""
+    path = folder / SECONDS_FILE
+    seconds = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    seconds[phase] = seconds.get(phase, 0.0) + time.perf_counter() - begin
+    write_json(path, seconds)
+
+
+def _write_data(folder: Path, rules: RuleSplit, settings: QuickstartSettings, *, seed: int) -> list[dict[str, Any]]:
     """Write the public corpora and each client's private lines; return the clients for the evaluation."""
     folder.mkdir(exist_ok=True)
     for rule in rules.seen:
-        _write_lines(folder / f"public-{rule.name}.jsonl", rule, NUM_PUBLIC_LINES, f"public {rule.name} {seed}")
-    chosen = random.Random(seed).sample(list(rules.seen), NUM_SEEN_SCORED)
-    chosen += random.Random(seed).sample(list(rules.report), NUM_UNSEEN_SCORED)
+        _write_lines(folder / f"public-{rule.name}.jsonl", rule, 4 * settings.samples_per_set, f"public {seed}")
+    chosen = random.Random(seed).sample(list(rules.seen), settings.num_seen_scored)
+    chosen += random.Random(seed).sample(list(rules.report), settings.num_unseen_scored)
     clients = []
     for rule in chosen:
-        for client_seed in CLIENT_SEEDS:
+        for client_seed in settings.client_seeds:
             path = folder / f"private-{rule.name}-{client_seed}.jsonl"
-            num_lines = NUM_PRIVATE_LINES + NUM_TEST_LINES
-            _write_lines(path, rule, num_lines, f"private {rule.name} {client_seed} {seed}")
+            num_lines = settings.num_private_lines + settings.num_test_lines
+            _write_lines(path, rule, num_lines, f"private {client_seed} {seed}")
             clients.append(
                 {
                     "task": rule.name,
                     "seen": rule in rules.seen,
                     "seed": client_seed,
-                    "train": {"path": str(path), "split": f"train[:{NUM_PRIVATE_LINES}]"},
-                    "test": {"path": str(path), "split": f"train[{NUM_PRIVATE_LINES}:]"},
+                    "train": {"path": str(path), "split": f"train[:{settings.num_private_lines}]"},
+                    "test": {"path": str(path), "split": f"train[{settings.num_private_lines}:]"},
                 }
             )
     return clients
 
 
 def _write_lines(path: Path, rule: Rule, num_lines: int, seed: str) -> None:
-    rows = make_lines([rule], num_lines, seed=seed)
+    rows = make_lines([rule], num_lines, seed=f"{seed} {rule.name}")
     write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
 
 
-def _curation(folder: Path, rules: RuleSplit, *, seed: int, num_workers: int) -> CurationArguments:
+def _curation(
+    folder: Path, rules: RuleSplit, settings: QuickstartSettings, *, seed: int, num_workers: int
+) -> CurationArguments:
     return CurationArguments(
         source_model=str(source_path()),
         target_model=str(target_path()),
@@ -172,9 +195,35 @@ def _curation(folder: Path, rules: RuleSplit, *, seed: int, num_workers: int) ->
             {"path": str(folder / "data" / f"public-{rule.name}.jsonl"), "label": rule.name} for rule in rules.seen
         ],
         mixture="single",
+        num_shadow_sets=settings.num_shadow_sets,
+        samples_per_set=settings.samples_per_set,
+        num_snapshots=settings.num_snapshots,
+        rank=2,
+        alpha=16,
+        dropout=0.0,
+        source_recipe=dict(settings.source_recipe),
+        target_recipe=dict(settings.target_recipe),
         seed=seed,
         num_workers=num_workers,
-        **CURATION,
+    )
+
+
+def _training(folder: Path, settings: QuickstartSettings, *, seed: int) -> TranslatorArguments:
+    num_steps = settings.num_training_steps
+    return TranslatorArguments(
+        store=str(folder / "store"),
+        output_dir=str(folder / "translator"),
+        max_steps=num_steps,
+        learning_rate=3e-3,
+        lr_scheduler_type="cosine",
+        warmup_steps=num_steps // 20,
+        input_noise=1.0,
+        eval_strategy="steps",
+        eval_steps=max(1, num_steps // 4),
+        save_strategy="steps",
+        save_steps=max(1, num_steps // 4),
+        seed=seed,
+        use_cpu=True,
     )
 
 

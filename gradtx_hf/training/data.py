@@ -41,8 +41,8 @@ class PairDataset(Dataset[dict[str, Tensor]]):
         # A damaged shard is refused before training. And the handles of the maps, which stay, lie together: opened
         # one by one between batches they would keep the memory of freed batches from being used again.
         for shadow_set in sorted({shadow_set for shadow_set, _ in pairs}):
-            store.read("source", shadow_set)
-            store.read("target", shadow_set)
+            store.check("source", shadow_set)
+            store.check("target", shadow_set)
 
     def __len__(self) -> int:
         return len(self._pairs)

@@ -67,12 +67,13 @@ def train(arguments: TranslatorArguments) -> PeftTranslator:
 
     Raises:
         OutputExistsError: If the output folder exists and is not empty, or another training was begun for it.
-        StoreError: If the store is not complete.
+        StoreError: If the store is not complete, or a shard is damaged.
         ConfigurationError: If a value cannot be used.
     """
     output_dir = require_new_folder(str(arguments.output_dir))
     work_dir = output_dir.with_name(f"{output_dir.name}-checkpoints")
     store = UpdateStore.open(arguments.store)
+    store.verify()
     inits = {name: load_adapter(store.folder / name) for name in (SOURCE_INIT, TARGET_INIT)}
     limit = start_distance_limit(store, inits[SOURCE_INIT])
     parts = partition_store(store, arguments.partition)
@@ -161,6 +162,7 @@ def _record(arguments: TranslatorArguments, trained: dict[str, TrainedTranslator
         "parts": {
             name or "whole": {
                 "metrics": result.metrics,
+                "block_errors": result.block_errors,
                 "train_loss": result.train_loss,
                 "num_steps": result.num_steps,
                 "num_training_pairs": len(result.split.train),

@@ -5,9 +5,12 @@ Source: paper Sec. 4, phase 2.
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from torch.utils.data import DataLoader
 from transformers import set_seed
@@ -16,7 +19,7 @@ from gradtx_hf.errors import ConfigurationError
 from gradtx_hf.model import GradTransformerConfig, GradTransformerModel, TokenStatistics
 from gradtx_hf.training.arguments import GradTransformerTrainingArguments
 from gradtx_hf.training.data import PairDataset, PairSplit, PairStore, collate_pairs, split_by_shadow_set
-from gradtx_hf.training.trainer import GradTransformerTrainer
+from gradtx_hf.training.trainer import BLOCK_ERRORS_FILE, GradTransformerTrainer
 
 
 logger = logging.getLogger(__name__)
@@ -31,6 +34,7 @@ class TrainedTranslator:
         metrics: Errors on the validation pairs (see ``GradTransformerTrainer.evaluate``); empty without validation.
         train_loss: Mean loss over training (paper Eq. 10, standardised units).
         num_steps: Steps (optimizer updates).
+        block_errors: Blocks and, by validation, each block's relative errors in both modes; the last is the model's.
         split: The pairs that were trained and validated on.
         seconds: Duration, with statistics and validation.
     """
@@ -39,6 +43,7 @@ class TrainedTranslator:
     metrics: dict[str, float]
     train_loss: float
     num_steps: int
+    block_errors: dict[str, Any]
     split: PairSplit
     seconds: float
 
@@ -99,6 +104,7 @@ def train_translator(
     )
     logger.info("training on %d pairs, validating on %d", len(split.train), len(split.validation))
     output = trainer.train(resume_from_checkpoint=arguments.resume_from_checkpoint)
+    trainer.is_trained = True
     metrics = trainer.evaluate() if split.validation else {}
     model.eval()
     return TrainedTranslator(
@@ -106,9 +112,15 @@ def train_translator(
         metrics=metrics,
         train_loss=output.training_loss,
         num_steps=output.global_step,
+        block_errors=_read_block_errors(Path(str(arguments.output_dir))) if split.validation else {},
         split=split,
         seconds=time.perf_counter() - begin,
     )
+
+
+def _read_block_errors(folder: Path) -> dict[str, Any]:
+    values: dict[str, Any] = json.loads((folder / BLOCK_ERRORS_FILE).read_text(encoding="utf-8"))
+    return values
 
 
 def _build_model(

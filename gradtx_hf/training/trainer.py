@@ -30,7 +30,8 @@ BLOCK_ERRORS_FILE = "block_errors.json"
 class GradTransformerTrainer(Trainer):
     """Train a translator on pairs of updates (paper Eq. 10).
 
-    Each validation also adds a line of errors by block to ``block_errors.json`` in the output folder.
+    Each validation also adds a line of errors by block to ``block_errors.json`` in the output folder; the one after
+    training is marked as of the model that is kept.
 
     Args:
         model: The translator, with its statistics set.
@@ -64,6 +65,7 @@ class GradTransformerTrainer(Trainer):
             self.remove_callback(printing)
         if not args.disable_tqdm:
             self.add_callback(StepBar("training"))
+        self.is_trained = False
         del self.model.config.use_cache  # Trainer sets it for language models; it would stay in config.json
 
     def compute_loss(
@@ -141,11 +143,18 @@ class GradTransformerTrainer(Trainer):
     def _record_block_errors(self, forced: Tensor, generated: Tensor) -> None:
         """Add relative errors by block ``[N_T]`` to the file, in place of what a resumed run wrote past this step."""
         path = Path(str(self.args.output_dir)) / BLOCK_ERRORS_FILE
-        step = self.state.global_step
-        earlier = json.loads(path.read_text())["validations"] if path.exists() and step > 0 else []
-        line = {"step": step, "teacher_forced": forced.tolist(), "generated": generated.tolist()}
+        is_best_kept = self.is_trained and self.args.load_best_model_at_end and self.state.best_global_step is not None
+        step = self.state.best_global_step if is_best_kept else self.state.global_step
+        earlier = json.loads(path.read_text())["validations"] if path.exists() and self.state.global_step > 0 else []
+        earlier = [e for e in earlier if not e["kept"] and (self.is_trained or e["step"] < step)]
+        line = {
+            "step": step,
+            "kept": self.is_trained,
+            "teacher_forced": forced.tolist(),
+            "generated": generated.tolist(),
+        }
         blocks = [f"{block.name} ({block.kind})" for block in self.model.target_layout.blocks]
-        values = {"blocks": blocks, "validations": [*(e for e in earlier if e["step"] < step), line]}
+        values = {"blocks": blocks, "validations": [*earlier, line]}
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_suffix(".tmp")
         temporary.write_text(json.dumps(values))

@@ -34,7 +34,7 @@ class PeftTranslator:
 
     Attributes:
         model: The model; or several by name, each for a part of the tensors (paper: q and v separately), whose
-            outputs are merged.
+            outputs are merged. Put into evaluation mode.
         source_init: The adapter that clients start from.
         target_init: The adapter that generated updates are added to.
         name: What messages and reports call the translator.
@@ -50,7 +50,7 @@ class PeftTranslator:
 
     def __post_init__(self) -> None:
         parts = dict(self.model) if isinstance(self.model, Mapping) else {"": self.model}
-        object.__setattr__(self, "parts", parts)
+        object.__setattr__(self, "parts", {name: part.eval() for name, part in parts.items()})
         for side, init in (("source", self.source_init), ("target", self.target_init)):
             layouts = [getattr(part.config, f"{side}_layout") for part in parts.values()]
             _check_parts(layouts, init, side=side, name=self.name)

@@ -48,8 +48,12 @@ class StoreView:
         """The (shadow set, snapshot) of every pair, as in the store."""
         return self._store.pairs
 
+    def check(self, side: Side, shadow_set: int) -> None:
+        """Map a run's shard, which refuses a damaged one; nothing is copied."""
+        self._store.check(side, shadow_set)
+
     def read(self, side: Side, shadow_set: int) -> Tensor:
-        """Return all snapshots of a run, ``[W, N, D]``."""
+        """Return all snapshots of a run, ``[W, N, D]``; a copy."""
         return self._pick(side, self._store.read(side, shadow_set))
 
     def snapshot(self, side: Side, shadow_set: int, snapshot: int) -> Tensor:
@@ -61,7 +65,7 @@ class StoreView:
         return flat[..., self._places[side]]
 
 
-def partition_store(store: UpdateStore, partition: Partition) -> dict[str, StoreView]:
+def partition_store(store: UpdateStore, partition: Partition) -> dict[str, UpdateStore | StoreView]:
     """Take a store's updates apart: part name to what that part's translator reads and writes.
 
     Args:
@@ -78,7 +82,7 @@ def partition_store(store: UpdateStore, partition: Partition) -> dict[str, Store
     if partition == "reversed":
         return {WHOLE: StoreView(store, source_layout=source.reversed(), target_layout=target.reversed())}
     if partition == "block":
-        return {WHOLE: StoreView(store, source_layout=source, target_layout=target)}
+        return {WHOLE: store}
     if source.projections != target.projections:
         raise ConfigurationError(
             f"partition 'projection' pairs equal projections, but the source adapts {', '.join(source.projections)} "

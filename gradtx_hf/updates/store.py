@@ -212,6 +212,14 @@ class UpdateStore:
             self._mapped[key] = map_tokens(path, header)
         return self._mapped[key]
 
+    def check(self, side: Side, shadow_set: int) -> None:
+        """Map a run's shard, so that a missing one or one of another shape is refused now.
+
+        Raises:
+            StoreError: If the shard is missing or damaged.
+        """
+        self.read(side, shadow_set)
+
     def snapshot(self, side: Side, shadow_set: int, snapshot: int) -> Tensor:
         """Return one update ``[N, D]`` float32, mapped from the file; -1 is the last snapshot, -2 the one before."""
         return self.read(side, shadow_set)[snapshot]

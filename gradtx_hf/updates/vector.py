@@ -51,11 +51,6 @@ class UpdateVector:
         """Euclidean norm of the whole update."""
         return float(self.tokens.double().norm())
 
-    def block_norms(self) -> Tensor:
-        """Return the Euclidean norm of each block, ``[N]``."""
-        norms: Tensor = self.tokens.norm(dim=1)
-        return norms
-
     def cosine(self, other: UpdateVector) -> float:
         """Return the cosine of the angle to another update of the same layout, in [-1, 1].
 

@@ -338,7 +338,7 @@ CASES: dict[str, tuple[Callable[[Path], list[object]], str]] = {
     "inspect: missing": (lambda f: ["inspect", f / "none" / "x"], "is no folder on this machine"),
     "inspect: damaged translator": (lambda f: ["inspect", damaged_translator(f)], "is truncated or damaged"),
     "inspect: a model": (lambda f: ["inspect", story().folder / "source"], "is not an adapter"),
-    "client: init missing": (lambda f: client(f, init=f / "none"), "is not there"),
+    "client: init missing": (lambda f: client(f, init=f / "none"), "is no folder on this machine"),
     "client: data missing": (lambda f: client(f, data={"path": str(f / "none.jsonl")}), "is not there"),
     "client: data empty": (lambda f: client(f, data=EMPTY(f)), "is empty"),
     "client: data blank": (lambda f: client(f, data=BLANK(f)), "holds white space only"),

@@ -47,9 +47,11 @@ def test_curate_writes_a_store_from_a_configuration(gradtx: Run, tmp_path: Path)
     config = write_yaml(tmp_path / "curate.yaml", story().curation | {"num_shadow_sets": 1})
 
     done = gradtx("curate", "--config", config, "--output-dir", tmp_path / "store")
+    again = gradtx("curate", "--config", config, "--output-dir", tmp_path / "store", "--json")
 
     assert done.status == 0
-    assert json.loads(done.out) == {"store": str(tmp_path / "store"), "shadow_sets": 1, "pairs": 2}
+    assert done.out == f"store: {tmp_path / 'store'}\nshadow sets: 1\npairs: 2\n"
+    assert json.loads(again.out) == {"store": str(tmp_path / "store"), "shadow_sets": 1, "pairs": 2}
     assert f"next: gradtx train --store {tmp_path / 'store'}" in done.err
     UpdateStore.open(tmp_path / "store").verify()
 
@@ -58,12 +60,19 @@ def test_train_writes_a_translator_from_flags(gradtx: Run, tmp_path: Path) -> No
     flags = [part for name, value in TRAINING.items() for part in (f"--{name}", value)]
 
     done = gradtx("train", "--store", story().store, "--output-dir", tmp_path / "translator", *flags)
+    as_json = gradtx("train", "--store", story().store, "--output-dir", tmp_path / "json", *flags, "--json")
 
     assert done.status == 0
-    printed = json.loads(done.out)
-    assert printed["translator"] == str(tmp_path / "translator")
+    recorded = json.loads((tmp_path / "translator" / "training.json").read_text())["parts"]["whole"]["metrics"]
+    assert done.out.splitlines() == [
+        f"translator: {tmp_path / 'translator'}",
+        f"validation of whole: relative_error {recorded['eval_relative_error']:.4g}, "
+        f"generated_relative_error {recorded['eval_generated_relative_error']:.4g}",
+    ]
+    printed = json.loads(as_json.out)
+    assert printed["translator"] == str(tmp_path / "json")
     assert 0.5 < printed["start_distance_limit"] < 1
-    assert (tmp_path / "translator" / "training.json").is_file()
+    assert printed["validation"]["whole"]["eval_relative_error"] == recorded["eval_relative_error"]
     assert "training" in done.err  # the bar
 
 
@@ -74,10 +83,12 @@ def test_client_writes_an_adapter(gradtx: Run, tmp_path: Path) -> None:
     )
 
     done = gradtx("client", "--config", config, "--output-dir", tmp_path / "mine", "--seed", 3)
+    as_json = gradtx("client", "--config", config, "--output-dir", tmp_path / "json", "--seed", 3, "--json")
 
     assert done.status == 0
-    printed = json.loads(done.out)
-    assert (printed["adapter"], printed["num_steps"]) == (str(tmp_path / "mine"), 4)
+    printed = json.loads(as_json.out)
+    assert (printed["adapter"], printed["num_steps"]) == (str(tmp_path / "json"), 4)
+    assert done.out == f"adapter: {tmp_path / 'mine'}\nsteps: 4\nloss: {printed['final_loss']:.4g}\n"
     assert f"next: gradtx inspect {tmp_path / 'mine'}" in done.err
     assert load_adapter(tmp_path / "mine").layout == load_adapter(story().client).layout
 
@@ -118,13 +129,15 @@ def test_evaluate_writes_a_report(gradtx: Run, tmp_path: Path) -> None:
         tmp_path / "evaluate.yaml", {"translator": str(story().translator), "store": str(story().store)}
     )
 
-    done = gradtx(
-        *("evaluate", "--config", config, "--output-dir", tmp_path / "out", "--max-new-tokens", 7),
-        *("--clients", json.dumps(clients)),
-    )
+    flags = ["--config", config, "--max-new-tokens", 7, "--clients", json.dumps(clients)]
+
+    done = gradtx("evaluate", *flags, "--output-dir", tmp_path / "out")
+    as_json = gradtx("evaluate", *flags, "--output-dir", tmp_path / "json", "--json")
 
     assert done.status == 0
-    assert json.loads(done.out)["all"]["num_clients"] == 2
+    assert done.out.rstrip() == (tmp_path / "out" / "report.md").read_text().rstrip()
+    assert json.loads(as_json.out) == json.loads((tmp_path / "json" / "report.json").read_text())
+    assert json.loads(as_json.out)["summary"]["all"]["num_clients"] == 2
     assert f"wrote {tmp_path / 'out'}/report.md" in done.err
     assert "gradtx evaluate --config" in (tmp_path / "out" / "report.md").read_text()
 

@@ -51,7 +51,9 @@ def parse(*argv: str, config: Path | None = None, text: str | None = None) -> Ex
     if config is not None:
         config.write_text(text or "")
         files = ["--config", str(config)]
-    return parse_into(Example, ["--path", "p", *files, *argv], command="example", description="An example.")
+    parsed, is_json = parse_into(Example, ["--path", "p", *files, *argv], command="example", description="An example.")
+    assert is_json == ("--json" in argv)
+    return parsed
 
 
 @pytest.mark.parametrize(
@@ -106,6 +108,62 @@ def test_yaml_becomes_the_fields_type(text: str, name: str, value: object, tmp_p
 
     assert parsed == value
     assert type(parsed) is type(value)
+
+
+def test_json_is_accepted_without_being_a_field(tmp_path: Path) -> None:
+    assert parse("--json", "--count", "2").count == 2
+    with pytest.raises(ConfigurationError, match="unknown key 'json'"):
+        parse(config=tmp_path / "c.yaml", text="json: true")
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "value"),
+    [
+        ("count: ${GRADTX_NUMBER}", "count", 1000),
+        ("rate: ${GRADTX_NUMBER}", "rate", 1000.0),
+        ("names: [a, 'b${GRADTX_NUMBER}']", "names", ["a", "b1e3"]),
+        ("recipe: {learning_rate: '${GRADTX_NUMBER}'}", "recipe", {"learning_rate": "1e3"}),
+        ("items:\n  - path: ${GRADTX_TEXT}/a", "items", [{"path": "x: y # z\nrate: 7/a"}]),
+        ("count: 2  # ${GRADTX_UNSET} or ${HF_TOKEN}", "count", 2),
+        ("either: ${GRADTX_TEXT}", "either", "x: y # z\nrate: 7"),
+    ],
+)
+def test_variables_stand_for_texts_and_change_no_structure(
+    text: str, name: str, value: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GRADTX_NUMBER", "1e3")
+    monkeypatch.setenv("GRADTX_TEXT", "x: y # z\nrate: 7")
+
+    parsed = parse(config=tmp_path / "c.yaml", text=text)
+
+    assert getattr(parsed, name) == value
+    assert type(getattr(parsed, name)) is type(value)
+    assert name == "rate" or parsed.rate == 0.5
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("names: [a, '${GRADTX_UNSET}']", "needs the environment variable GRADTX_UNSET. Set it."),
+        ("recipe: {a: '${HF_TOKEN}'}", "names the environment variable HF_TOKEN, which looks like a secret"),
+        ("kind: ${my_api_key}", "names the environment variable my_api_key, which looks like a secret"),
+        ("kind: ${PASSWORDS}", "PASSWORDS, which looks like a secret"),
+        ("kind: ${CLIENT_SECRET}", "CLIENT_SECRET, which looks like a secret"),
+        ("names: [${GRADTX_UNSET}, b]", "${NAME} inside [...] or {...} needs quotes."),
+    ],
+)
+def test_variables_that_cannot_be_used_are_refused_without_their_value(
+    text: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("HF_TOKEN", "my_api_key", "PASSWORDS", "CLIENT_SECRET"):
+        monkeypatch.setenv(name, "hidden-value")
+
+    with pytest.raises(ConfigurationError) as caught:
+        parse(config=tmp_path / "c.yaml", text=text)
+
+    assert message in str(caught.value)
+    assert "hidden-value" not in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_flags_win_over_the_file(tmp_path: Path) -> None:
@@ -225,7 +283,7 @@ def test_every_default_of_the_trainer_can_be_written_down(tmp_path: Path) -> Non
     values = {f.name: f.default for f in declared if f.name not in ("store", "output_dir")}
     (tmp_path / "c.yaml").write_text(json.dumps(values, default=str))
 
-    parsed = parse_into(
+    parsed, _ = parse_into(
         TranslatorArguments,
         ["--config", str(tmp_path / "c.yaml"), "--store", "s", "--output-dir", str(tmp_path / "out")],
         command="train",

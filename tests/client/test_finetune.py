@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from gradtx_hf.finetuning import DataSource, FineTuningRecipe, add_adapter, load
 from gradtx_hf.lora import load_adapter
 from gradtx_hf.playground.world import Rule, make_lines
 from tests.curation.world import save_model, write_lines
+from tests.hub.tiny_hub import TinyHub
 
 
 RECIPE = FineTuningRecipe(num_steps=4, batch_size=4, learning_rate=1e-2, max_length=32)
@@ -65,6 +67,44 @@ def test_one_seed_gives_one_adapter(tmp_path: Path, init: Path, data: DataSource
 
     first, second = (load_adapter(tmp_path / name).tensors for name in ("a", "b"))
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize("kind", ["folder", "main", "tag"])
+def test_a_translator_gives_its_source_init(
+    tmp_path: Path, init: Path, data: DataSource, tiny_hub: TinyHub, kind: str
+) -> None:
+    files = {f"source_init/{path.name}": path.read_bytes() for path in init.iterdir()}
+    repo = tiny_hub.add("org/translator", files)
+    named = {"folder": str(init.parent), "main": "org/translator", "tag": "org/translator@v1"}[kind]
+    if kind == "tag":
+        repo.refs["v1"] = repo.refs["main"]
+        repo.commit({"config.json": b"{}"})
+    fine_tune_client(init, data, recipe=RECIPE, output_dir=tmp_path / "expected")
+
+    fine_tune_client(named, data, recipe=RECIPE, output_dir=tmp_path / "mine")
+
+    expected, mine = (load_adapter(tmp_path / name).tensors for name in ("expected", "mine"))
+    assert all(torch.equal(expected[name], mine[name]) for name in expected)
+
+
+def test_the_base_models_revision_is_that_of_the_init(
+    tmp_path: Path, init: Path, data: DataSource, tiny_hub: TinyHub
+) -> None:
+    base = init.parent / "base"
+    repo = tiny_hub.add("org/base", {path.name: path.read_bytes() for path in base.iterdir()})
+    pinned = tmp_path / "source_init"
+    shutil.copytree(init, pinned)
+    config = json.loads((pinned / "adapter_config.json").read_text())
+    config |= {"base_model_name_or_path": "org/base", "revision": repo.refs["main"]}
+    (pinned / "adapter_config.json").write_text(json.dumps(config))
+    repo.commit({"README.md": b"nothing else is left"})
+
+    fine_tune_client(pinned, data, recipe=RECIPE, output_dir=tmp_path / "mine")
+    fine_tune_client(pinned, data, recipe=RECIPE, output_dir=tmp_path / "local", base_model=str(base))
+
+    written, local = (load_adapter(tmp_path / name).config for name in ("mine", "local"))
+    assert (written.base_model_name_or_path, written.revision) == ("org/base", config["revision"])
+    assert (local.base_model_name_or_path, local.revision) == (str(base), None)
 
 
 def test_folder_with_something_in_it_is_refused_and_untouched(tmp_path: Path, init: Path, data: DataSource) -> None:

@@ -30,15 +30,40 @@ def test_auto_classes_know_the_model_after_the_import() -> None:
     assert transformers.MODEL_MAPPING[gradtx_hf.GradTransformerConfig] is gradtx_hf.GradTransformerModel
 
 
-def test_the_map_names_every_module() -> None:
-    map_section = README.split("## Map")[1]
-    modules = [path for path in (ROOT / "gradtx_hf").rglob("*.py") if path.name != "__init__.py"]
+def test_the_map_names_every_module_at_its_folder_and_no_other() -> None:
+    modules: dict[str, set[str]] = {}
+    for path in (ROOT / "gradtx_hf").rglob("*.py"):
+        if path.name != "__init__.py":
+            modules.setdefault(path.parent.relative_to(ROOT / "gradtx_hf").as_posix(), set()).add(path.name)
 
-    missing = [str(path.relative_to(ROOT)) for path in modules if not re.search(rf"\b{path.name}", map_section)]
-    gone = [name for name in re.findall(r"\b(\w+\.py)\b", map_section) if name not in {path.name for path in modules}]
+    assert files_by_folder(README.split("## Map")[1].split("```")[1]) == modules
 
-    assert missing == []
-    assert gone == []
+
+def test_a_module_left_out_of_its_folder_is_noticed() -> None:
+    text = README.split("## Map")[1].split("```")[1]
+    (line,) = [line for line in text.splitlines() if line.startswith("  training/")]
+
+    without = files_by_folder(text.replace(line, line.replace(" data.py,", "")))
+
+    assert "data.py" in without["finetuning"]
+    assert "data.py" not in without["training"]
+
+
+def files_by_folder(text: str) -> dict[str, set[str]]:
+    """Return the modules that the map names: a folder's stand on its line and on the deeper lines below it."""
+    found: dict[str, set[str]] = {}
+    folder: str | None = None
+    for line in text.splitlines():
+        indent = len(line) - len(line.lstrip())
+        start = re.match(r" *(\w+)/", line)
+        if indent == 0:
+            folder = "." if line.startswith("gradtx_hf/") else None
+        elif indent == 2 and folder is not None:
+            folder = start[1] if start else "."
+        names = set(re.findall(r"\b(\w+\.py)\b", line))
+        if names and folder is not None:
+            found.setdefault(folder, set()).update(names)
+    return found
 
 
 def test_the_readme_names_every_command() -> None:

@@ -16,12 +16,32 @@ from filelock import FileLock
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
+from gradtx_hf.client import fine_tune_client
 from gradtx_hf.curation import CurationArguments, curate
-from gradtx_hf.errors import ConfigurationError, DataError, MissingFileError, OutputExistsError, StoreError
+from gradtx_hf.errors import (
+    ConfigurationError,
+    DataError,
+    LayoutError,
+    MissingFileError,
+    OutputExistsError,
+    StoreError,
+)
+from gradtx_hf.finetuning import (
+    DataSource,
+    FineTuningRecipe,
+    adapter_state,
+    fine_tune,
+    load_examples,
+    load_language_model,
+    tokenize_examples,
+)
 from gradtx_hf.lora import load_adapter
-from gradtx_hf.updates import encode_update
-from gradtx_hf.updates.store import SIDES, UpdateStore
+from gradtx_hf.training import TranslatorArguments, train
+from gradtx_hf.updates import TOKEN_KINDS, encode_update
+from gradtx_hf.updates.store import SIDES, Side, UpdateStore
+from tests.cli.story import TRAINING
 from tests.curation.world import RULES, save_model, write_lines
+from tests.hub.tiny_hub import TinyHub
 
 
 @pytest.fixture(scope="module")
@@ -84,14 +104,29 @@ def test_initial_adapters_are_peft_adapters_of_the_given_models(arguments: Curat
         PeftModel.from_pretrained(model, complete / f"{side}_init", is_trainable=True)
 
 
-def test_updates_are_against_the_initial_adapter(arguments: CurationArguments, complete: Path) -> None:
+@pytest.mark.parametrize("side", SIDES)
+def test_updates_are_an_independent_run_minus_the_initial_adapter(
+    arguments: CurationArguments, complete: Path, side: Side
+) -> None:
     store = UpdateStore.open(complete)
-    start = encode_update(load_adapter(complete / "source_init").tensors, store.source_layout)
+    ((label, numbers),) = store.plan["shadow_sets"][1].items()
+    (path,) = [corpus["path"] for corpus in arguments.corpora if corpus["label"] == label]
+    recipe = FineTuningRecipe.from_dict(getattr(arguments, f"{side}_recipe"))
+    base, tokenizer = load_language_model(getattr(arguments, f"{side}_model"))
+    model = PeftModel.from_pretrained(base, complete / f"{side}_init", is_trainable=True)
+    rows = load_examples(DataSource(path=path)).select(numbers)
 
-    last = store.snapshot("source", 0, -1)
+    fine_tune(
+        model,
+        tokenize_examples(rows, tokenizer, max_length=recipe.max_length),
+        tokenizer=tokenizer,
+        recipe=recipe,
+        seed=store.info(side, 1)["seed"],
+    )
 
-    assert float(last.norm()) < float(start.norm())  # five small steps from a random A
-    assert float((last + start - start).sub(last).abs().max()) < 1e-6
+    layout = store.layout(side)
+    start = encode_update(load_adapter(complete / f"{side}_init").tensors, layout)
+    assert torch.equal(store.snapshot(side, 1, -1), encode_update(adapter_state(model), layout) - start)
 
 
 def test_plan_names_the_rows_of_every_set(arguments: CurationArguments, complete: Path) -> None:
@@ -126,31 +161,110 @@ def test_two_workers_write_the_same_bytes_as_one(arguments: CurationArguments, c
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
 def test_killed_three_times_and_continued_ends_with_the_same_bytes(
-    arguments: CurationArguments, complete: Path, tmp_path: Path
+    arguments: CurationArguments, tmp_path: Path
 ) -> None:
-    values = json.dumps(asdict(replace(arguments, output_dir=str(tmp_path / "store"), num_workers=2)))
-    code = (
-        "import json, sys, torch\n"
+    longer = {"num_steps": 60, "batch_size": 8, "learning_rate": 1e-3, "max_length": 32}  # a kill finds it at work
+    slow = replace(arguments, num_shadow_sets=6, source_recipe=longer, target_recipe=longer)
+    script = tmp_path / "curate.py"
+    script.write_text(
+        "import json, sys\n"
         "from gradtx_hf.curation import CurationArguments, curate\n"
         "if __name__ == '__main__':\n"
-        "    print('ready', flush=True)\n"
         "    curate(CurationArguments(**json.loads(sys.argv[1])))\n"
     )
-    script = tmp_path / "curate.py"
-    script.write_text(code)
-    command = [sys.executable, str(script), values]
+    store = tmp_path / "store"
+    command = [sys.executable, str(script), json.dumps(asdict(replace(slow, output_dir=str(store), num_workers=2)))]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     generator = random.Random(0)
 
     for _ in range(3):
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment) as process:
-            assert process.stdout is not None
-            process.stdout.readline()
-            time.sleep(generator.uniform(0.3, 8.0))
+        num_shards = len(list(store.glob("shards/*.safetensors"))) + generator.randint(1, 2)
+        with subprocess.Popen(command, stderr=subprocess.DEVNULL, env=environment) as process:
+            while len(list(store.glob("shards/*.safetensors"))) < num_shards and process.poll() is None:
+                time.sleep(0.005)
+            was_alive = process.poll() is None
             process.kill()
+        assert was_alive
+        assert not (store / "manifest.json").exists()
     subprocess.run(command, check=True, capture_output=True, env=environment)
 
-    assert contents(tmp_path / "store") == contents(complete)
+    curate(replace(slow, output_dir=str(tmp_path / "undisturbed")))
+    assert contents(store) == contents(tmp_path / "undisturbed")
+
+
+def test_token_kinds_give_each_layer_a_token_per_kind(arguments: CurationArguments, tmp_path: Path) -> None:
+    modules = ["q_proj", "v_proj", "down_proj"]
+    kinds = {"attention": TOKEN_KINDS["attention"], "mlp": TOKEN_KINDS["mlp"]}
+    with_kinds = replace(
+        arguments,
+        source_target_modules=modules,
+        target_target_modules=modules,
+        token_kinds=kinds,
+        output_dir=str(tmp_path / "store"),
+    )
+
+    store = curate(with_kinds)
+    translator = train(
+        TranslatorArguments(**TRAINING, store=str(store.folder), output_dir=str(tmp_path / "t"), disable_tqdm=True)
+    )
+    fine_tune_client(
+        tmp_path / "t",
+        DataSource(path=arguments.corpora[0]["path"]),
+        recipe=FineTuningRecipe.from_dict(arguments.source_recipe),
+        output_dir=tmp_path / "mine",
+    )
+    translator.translate([tmp_path / "mine"]).save_pretrained(tmp_path / "translated")
+
+    assert store.plan["token_kinds"] == kinds
+    assert [block.kind for block in store.source_layout.blocks] == ["attention", "mlp"] * 2
+    assert [block.kind for block in store.target_layout.blocks] == ["attention", "mlp"] * 3
+    target = load_adapter(store.folder / "target_init")
+    translated = load_adapter(tmp_path / "translated")
+    assert translated.layout.shapes == target.layout.shapes
+    assert all(float((translated.tensors[name] - target.tensors[name]).abs().max()) > 0 for name in target.tensors)
+    with pytest.raises(StoreError, match="token_kinds is null, the store has"):
+        curate(replace(with_kinds, token_kinds=None))
+
+
+def test_module_of_no_kind_is_named_and_nothing_is_left(arguments: CurationArguments, tmp_path: Path) -> None:
+    with pytest.raises(LayoutError, match=r"q_proj' is of none of the token kinds mlp"):
+        curate(replace(arguments, token_kinds={"mlp": "mlp"}, output_dir=str(tmp_path / "store")))
+    assert not (tmp_path / "store").exists()
+
+
+def test_models_and_data_of_the_hub_stay_at_their_first_commit(
+    arguments: CurationArguments, complete: Path, tmp_path: Path, tiny_hub: TinyHub
+) -> None:
+    repos = {}
+    for side in SIDES:
+        folder = Path(getattr(arguments, f"{side}_model"))
+        repos[side] = tiny_hub.add(f"org/{side}", {path.name: path.read_bytes() for path in folder.iterdir()})
+    lines = Path(arguments.corpora[0]["path"]).read_bytes()
+    repos["data"] = tiny_hub.add("datasets/org/lines", {"train.jsonl": lines})
+    commits = {name: repo.refs["main"] for name, repo in repos.items()}
+    moving = replace(
+        arguments,
+        source_model="org/source",
+        target_model="org/target",
+        corpora=[{"path": "org/lines", "label": "reverse+3"}, arguments.corpora[1]],
+        output_dir=str(tmp_path / "store"),
+    )
+
+    curate(moving)
+    (tmp_path / "store" / "manifest.json").unlink()
+    (tmp_path / "store" / "shards" / "source-00001.safetensors").unlink()
+    for repo in repos.values():
+        repo.commit({"README.md": b"nothing else is left"})
+    store = curate(moving)
+
+    assert {side: store.plan[side]["revision"] for side in SIDES} == {side: commits[side] for side in SIDES}
+    assert [corpus["revision"] for corpus in store.plan["corpora"]] == [commits["data"], None]
+    for side in SIDES:
+        assert load_adapter(store.folder / f"{side}_init").config.revision == commits[side]
+        for k in range(3):
+            assert torch.equal(store.read(side, k), UpdateStore.open(complete).read(side, k))
+    with pytest.raises(StoreError, match=r"source.revision is \"[0-9a-f]{40}\", the store has"):
+        curate(replace(moving, source_revision="main"))
 
 
 def test_other_settings_do_not_go_into_the_same_folder(arguments: CurationArguments, complete: Path) -> None:
@@ -225,6 +339,8 @@ def test_missing_column_and_empty_data_are_named(arguments: CurationArguments, t
         ({"corpora": []}, "corpora is empty"),
         ({"corpora": [{"path": "a.jsonl"}, {"path": "a.jsonl"}]}, "Label them"),
         ({"dropout": 1.0}, "dropout=1.0"),
+        ({"token_kinds": {}}, "token_kinds names no kind"),
+        ({"token_kinds": {"mlp": "("}}, r"got token_kinds with mlp='\('"),
     ],
 )
 def test_arguments_that_cannot_be_used_are_refused(

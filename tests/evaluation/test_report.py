@@ -70,6 +70,54 @@ def test_intervals_hold_the_mean_and_are_the_same_every_time() -> None:
     assert score.low < score.mean < score.high
 
 
+def test_intervals_are_over_tasks_however_many_seeds_each_has() -> None:
+    scores = [{"translated": t, "target_untouched": 0.1, "ceiling": 0.9} for t in (0.2, 0.5, 0.6, 0.8)]
+    once = [ClientScores(f"task {n}", True, values) for n, values in enumerate(scores)]
+    often = [ClientScores(client.task, True, client.scores, seed=seed) for seed in range(3) for client in once]
+
+    alone, repeated = (summarise(clients, higher_is_better=True)["seen"] for clients in (once, often))
+
+    assert (repeated.num_clients, repeated.num_tasks) == (12, 4)
+    for name in ("score", "lead_of_translated", "gain_recovered"):
+        first, second = (getattr(group.methods["translated"], name) for group in (alone, repeated))
+        assert (second.low, second.high) == pytest.approx((first.low, first.high))
+    lead, again = (group.methods["target_untouched"].lead_of_translated for group in (alone, repeated))
+    assert lead is not None
+    assert again is not None
+    assert (again.low, again.high) == pytest.approx((lead.low, lead.high))
+    assert again.high - again.low > 0.3  # type: ignore[operator]
+
+
+def test_a_resampled_task_brings_all_its_clients() -> None:
+    scores = {"a": [0.0, 0.0, 0.0], "b": [1.0]}
+    clients = [ClientScores(task, None, {"translated": s}) for task, values in scores.items() for s in values]
+
+    score = summarise(clients, higher_is_better=True)["all"].methods["translated"].score
+
+    # draws are a and a, a and b, b and b: means 0, 1/4 and 1, of clients, not of tasks
+    assert (score.mean, score.low, score.high) == (0.25, 0.0, 1.0)
+    assert score.num_clients == 4
+
+
+def test_seeds_of_one_task_give_no_interval() -> None:
+    values = [{"translated": t, "target_untouched": 0.0, "ridge": 0.1, "ceiling": 0.9} for t in (0.5, 0.7)]
+    report = Report.from_clients(
+        [ClientScores("a", True, scores, seed=seed) for seed, scores in enumerate(values)],
+        metric="exact_match",
+        higher_is_better=True,
+        seconds={},
+        config={},
+    )
+
+    group = report.summary["seen"]
+
+    assert (group.num_clients, group.num_tasks) == (2, 1)
+    assert group.methods["translated"].score.low is None
+    assert group.gain_recovered.value is not None
+    assert group.gain_recovered.low is None
+    assert "ridge by 0.500; one task, so without an interval." in headline(report, "seen")
+
+
 def test_leads_are_paired_by_client_and_positive_is_better_in_both_directions() -> None:
     scores = [{"translated": 1.0 + n, "ridge": 1.5 + n} for n in range(6)]
 
@@ -231,6 +279,15 @@ def test_markdown_shows_every_method_and_client_and_how_it_was_made() -> None:
     assert "with `gradtx quickstart --output-dir out --seed 0`." in text
     assert "-0.00" not in text
     assert "](report.png)" not in render_markdown(report)
+
+
+def test_markdown_says_that_intervals_are_over_tasks() -> None:
+    clients = [ClientScores(f"task {n % 4}", True, {"translated": n / 12}, seed=n // 4) for n in range(12)]
+    report = Report.from_clients(clients, metric="exact_match", higher_is_better=True, seconds={}, config={})
+
+    assert "95 % bootstrap intervals over tasks (4 tasks, 12 clients)." in render_markdown(report)
+    assert report.to_json()["summary"]["seen"]["num_tasks"] == 4
+    assert Report.from_json(report.to_json()) == report
 
 
 def test_markdown_shows_unknown_methods_and_reasons() -> None:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from peft import PeftModel
+from safetensors.torch import load_file, save_file
 
 from gradtx_hf.curation import CurationArguments, curate
 from gradtx_hf.errors import (
@@ -19,10 +22,12 @@ from gradtx_hf.errors import (
     OutputExistsError,
     StoreError,
 )
+from gradtx_hf.evaluation import ClientScores, run
 from gradtx_hf.evaluation.arguments import EvaluationArguments
 from gradtx_hf.evaluation.controls import partners, target_states
-from gradtx_hf.evaluation.run import evaluate
-from gradtx_hf.finetuning import bits_per_character, load_language_model
+from gradtx_hf.evaluation.run import FineTuningJob, ScoringJob, evaluate, perform_fine_tuning, perform_scoring
+from gradtx_hf.evaluation.scoring import ScoringSettings
+from gradtx_hf.finetuning import FineTuningRecipe, bits_per_character, load_language_model
 from gradtx_hf.lora import load_adapter
 from gradtx_hf.translation import PeftTranslator
 from gradtx_hf.updates.store import UpdateStore
@@ -125,6 +130,7 @@ def test_the_folder_holds_the_report_and_every_adapter(exact: Path) -> None:
         "report.json",
         "report.md",
         "report.png",
+        "seconds.json",
         "translator",
     ]
     assert sorted(path.name for path in (exact / "clients").iterdir()) == [
@@ -166,7 +172,7 @@ def test_an_evaluation_that_is_there_is_not_trained_again(tmp_path: Path) -> Non
 
     after = listing(tmp_path / "evaluation")
     changed = {name for name in after if after[name] != before[name]}
-    assert changed == {"clients/000-reverse+3", "report.json", "report.md", "report.png"} | {
+    assert changed == {"clients/000-reverse+3", "report.json", "report.md", "report.png", "seconds.json"} | {
         name for name in after if name.startswith("clients/000-reverse+3/ceiling")
     }
     assert [client["scores"] for client in report_of(tmp_path / "evaluation")["clients"]] == [
@@ -175,40 +181,206 @@ def test_an_evaluation_that_is_there_is_not_trained_again(tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
-def test_two_workers_give_the_same_report_as_one(texts: Path, tmp_path: Path) -> None:
-    arguments = make_arguments(tmp_path / "evaluation", kind="text", metric="bits_per_character", num_workers=2)
+def test_two_workers_give_the_same_report_and_adapters_as_one(tmp_path: Path) -> None:
+    arguments = make_arguments(tmp_path / "alone", kind="text", metric="bits_per_character")
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(2)  # this process's, which is not to matter
+    try:
+        evaluate(arguments)
+        evaluate(replace(arguments, output_dir=str(tmp_path / "together"), num_workers=2))
+    finally:
+        torch.set_num_threads(num_threads)
 
-    evaluate(arguments)
-    evaluate(replace(arguments, num_workers=1))  # the number of workers does not make it another evaluation
+    alone, together = (report_of(tmp_path / name)["clients"] for name in ("alone", "together"))
+    assert alone == together
+    files = sorted(path.relative_to(tmp_path / "alone") for path in (tmp_path / "alone").rglob("*.safetensors"))
+    assert len(files) == 13  # three of the translator, the public fine-tune, three of each client
+    assert all((tmp_path / "alone" / f).read_bytes() == (tmp_path / "together" / f).read_bytes() for f in files)
 
-    alone, together = (report_of(folder)["clients"] for folder in (texts, tmp_path / "evaluation"))
-    assert [client["scores"] for client in alone] == [pytest.approx(client["scores"]) for client in together]
+
+@pytest.mark.parametrize("job", ["fine-tuning", "scoring"])
+def test_jobs_use_one_thread_in_whichever_process(
+    job: str, exact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads = []
+    samples = make_arguments(tmp_path).client_data()[0].train
+    for name in ("fine_tune_client", "score_states"):
+        monkeypatch.setattr(run, name, lambda *_args, **_options: threads.append(torch.get_num_threads()))
+    torch.set_num_threads(2)
+
+    try:
+        if job == "scoring":
+            perform_scoring(ScoringJob("", {}, samples, ScoringSettings("exact_match", 8, 32, 8)))
+        else:
+            perform_fine_tuning(FineTuningJob("", samples, "", FineTuningRecipe.from_dict(RECIPE), 0, ""))
+        threads.append(torch.get_num_threads())
+    finally:
+        torch.set_num_threads(1)
+
+    assert threads == [1, 2]
 
 
 def test_another_evaluation_does_not_go_into_the_same_folder(exact: Path) -> None:
     before = listing(exact)
 
-    with pytest.raises(OutputExistsError, match="holds another evaluation"):
+    with pytest.raises(OutputExistsError, match="holds another evaluation: max_new_tokens has changed"):
         evaluate(make_arguments(exact, max_new_tokens=7))
 
     assert listing(exact) == before
 
 
+@pytest.fixture
+def begun(tmp_path: Path) -> EvaluationArguments:
+    """Return the arguments of a short evaluation that is done, of inputs of its own."""
+    translator = shutil.copytree(story().translator, tmp_path / "translator")
+    store = shutil.copytree(story().store, tmp_path / "store")
+    data = shutil.copy(story().data(RULES[0]), tmp_path / "client.jsonl")
+    client = {"task": "t", "train": {"path": str(data)}, "test": {"path": str(data), "num_samples": 4}}
+    arguments = make_arguments(
+        tmp_path / "evaluation", translator=str(translator), store=str(store), clients=[client], source_recipe=RECIPE
+    )
+    evaluate(arguments)
+    return arguments
+
+
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [
+        ("translator/model.safetensors", "translator file 'model.safetensors'"),
+        ("translator/source_init/adapter_config.json", "translator file 'source_init/adapter_config.json'"),
+        ("store/plan.json", "store file 'plan.json'"),
+        ("store/manifest.json", "store file 'manifest.json'"),
+        ("client.jsonl", "data file '.*client.jsonl'"),
+    ],
+)
+def test_changed_inputs_do_not_go_into_the_same_folder(
+    file: str, name: str, begun: EvaluationArguments, tmp_path: Path
+) -> None:
+    path = tmp_path / file
+    if path.suffix == ".safetensors":
+        tensors = load_file(path)
+        key = next(key for key, tensor in tensors.items() if tensor.is_floating_point() and tensor.numel() > 1)
+        save_file(tensors | {key: tensors[key] + 1}, path, metadata={"format": "pt"})
+    else:
+        path.write_text(path.read_text().rstrip("\n") + "\n\n")
+    before = listing(tmp_path / "evaluation")
+
+    with pytest.raises(OutputExistsError, match=f"holds another evaluation: {name} has changed") as caught:
+        evaluate(begun)
+
+    assert "\n" not in str(caught.value)
+    assert listing(tmp_path / "evaluation") == before
+
+
+def test_the_number_of_workers_does_not_make_it_another_evaluation(
+    begun: EvaluationArguments, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores = [ClientScores("t", None, {"translated": 1.0})]
+    monkeypatch.setattr(run, "_score", lambda *_args, **_options: scores)
+
+    report = evaluate(replace(begun, num_workers=2))
+
+    assert report.clients == tuple(scores)
+
+
+def test_inputs_that_are_gone_are_named_when_an_evaluation_goes_on(begun: EvaluationArguments, tmp_path: Path) -> None:
+    (tmp_path / "client.jsonl").unlink()
+
+    with pytest.raises(MissingFileError, match=r"client\.jsonl' is not there"):
+        evaluate(begun)
+
+
+def test_what_is_scored_as_translated_is_what_was_written(
+    begun: EvaluationArguments, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path / "evaluation" / "clients" / "000-t"
+    tensors = load_file(home / "translated" / "adapter_model.safetensors")
+    changed = {name: tensor + 1 for name, tensor in tensors.items()}
+    save_file(changed, home / "translated" / "adapter_model.safetensors", metadata={"format": "pt"})
+    scored: list[dict[str, torch.Tensor]] = []
+
+    def keep(*_args: object, states: list[Any], **_options: object) -> list[ClientScores]:
+        scored.append(states[0]["translated"])
+        return [ClientScores("t", None, {"translated": 1.0})]
+
+    monkeypatch.setattr(run, "_score", keep)
+    evaluate(begun)
+
+    expected = load_adapter(home / "translated").tensors
+    assert all(torch.equal(scored[0][name], expected[name]) for name in expected)
+
+
+def test_the_public_fine_tune_does_not_follow_the_ceilings_recipe(
+    exact: Path, begun: EvaluationArguments, tmp_path: Path
+) -> None:
+    arguments = replace(begun, output_dir=str(tmp_path / "other"), target_recipe=RECIPE | {"num_steps": 1})
+
+    evaluate(arguments)
+
+    def weights(folder: Path) -> bytes:
+        return (folder / "adapter_model.safetensors").read_bytes()
+
+    assert weights(tmp_path / "other" / "public_finetune") == weights(exact / "public_finetune")
+    ceilings = [tmp_path / name / "clients" / "000-t" / "ceiling" for name in ("other", "evaluation")]
+    assert weights(ceilings[0]) != weights(ceilings[1])
+
+
+def test_seconds_are_added_up_over_interruptions(
+    begun: EvaluationArguments, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "evaluation" / "seconds.json"
+    assert json.loads(file.read_text()) == report_of(tmp_path / "evaluation")["seconds"]
+    file.write_text('{"fine_tuning": 1000.0, "scoring": 10.0}')
+
+    def interrupted(*_args: object, **_options: object) -> None:
+        time.sleep(0.05)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "_score", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            evaluate(begun)
+    broken_off = json.loads(file.read_text())
+    report = evaluate(begun)
+
+    assert 1000 <= broken_off["fine_tuning"] <= report.seconds["fine_tuning"] < 1010
+    assert 10.05 <= broken_off["scoring"] < report.seconds["scoring"] < 20
+    assert set(report.seconds) == {"fine_tuning", "translation_and_controls", "scoring"}
+    assert json.loads(file.read_text()) == report.seconds
+
+
 def test_shuffled_input_is_another_tasks_translation() -> None:
     translator = PeftTranslator.from_pretrained(story().translator)
-    start = translator.source_init.tensors
-    sources = [{name: tensor + 0.01 * k for name, tensor in start.items()} for k in range(3)]
+    inits = {"source": translator.source_init, "target": translator.target_init}
+    sources = [{name: t + 0.01 * k for name, t in inits["source"].tensors.items()} for k in range(3)]
+    translated = [translator.translate_states([state]) for state in sources]
+    store = UpdateStore.open(story().store)
 
-    states = target_states(translator, UpdateStore.open(story().store), sources, tasks=["a", "a", "b"])
+    states = target_states(inits, store, sources, translated=translated, shuffled=[2, None, 0])  # type: ignore[arg-type]
 
-    for i, partner in enumerate([2, 2, 0]):
-        shuffled, translated = states[i]["shuffled_input"], states[partner]["translated"]
-        assert all(torch.equal(shuffled[name], translated[name]) for name in translated)
+    for i, partner in ((0, 2), (2, 0)):
+        shuffled = states[i]["shuffled_input"]
+        assert all(torch.equal(shuffled[name], translated[partner][name]) for name in shuffled)
+    assert "shuffled_input" not in states[1]
 
 
-def test_partners_have_another_task() -> None:
-    assert partners(["a", "a", "b", "c"]) == [2, 2, 3, 0]
-    assert partners(["a", "a"]) == [None, None]
+@pytest.mark.parametrize(
+    ("tasks", "seen", "expected"),
+    [
+        ("aabc", "1111", [2, 3, 3, 0]),
+        ("abab", "1111", [1, 0, 3, 2]),  # the same seed of the next task
+        ("aabb", "1111", [2, 3, 0, 1]),
+        ("aaabccc", "1111111", [3, 4, 5, 4, 0, 1, 2]),  # too few seeds of b: on to c
+        ("abcd", "1010", [2, 3, 0, 1]),  # seen with seen, unseen with unseen
+        ("aabb", "1100", [2, 3, 0, 1]),  # no other task in the group
+        ("aab", "110", [2, 2, 0]),
+        ("aa", "11", [None, None]),
+    ],
+)
+def test_partners_have_another_task_of_the_group_and_differ_between_seeds(
+    tasks: str, seen: str, expected: list[int | None]
+) -> None:
+    assert partners(list(tasks), [flag == "1" for flag in seen]) == expected
 
 
 def without_columns(folder: Path) -> list[dict[str, object]]:

@@ -107,6 +107,7 @@ def test_the_papers_recipe_runs_at_toy_size(tmp_path: Path, monkeypatch: pytest.
     rows = [{"question": line["prompt"], "answer": line["completion"]} for line in lines]
     data = write_rows(tmp_path / "gsm8k.jsonl", rows)
     columns = f"path: {data}, prompt_column: question, completion_column: answer"
+    private, held_out = f"split: 'train[50%:90%]', {columns}", f"split: 'train[90%:]', {columns}"
     run = tmp_path / "run"
     monkeypatch.setenv("OUT", str(run))
     recipes = EXAMPLES / "qwen_gsm8k"
@@ -135,14 +136,14 @@ def test_the_papers_recipe_runs_at_toy_size(tmp_path: Path, monkeypatch: pytest.
         "client",
         config=recipes / "client.yaml",
         recipe=TOY_RECIPE,
-        data=f"{{split: 'train[50%:]', {columns}}}",
+        data=f"{{{private}}}",
     )
     gradtx("translate", run / "client_adapter", translator=run / "translator", **{"output-dir": run / "translated"})
     gradtx(
         "evaluate",
         config=recipes / "evaluate.yaml",
         max_new_tokens=4,
-        clients=f"[{{task: gsm8k, train: {{{columns}}}, test: {{{columns}}}}}]",
+        clients=f"[{{task: gsm8k, train: {{{private}}}, test: {{{held_out}}}}}]",
         **toy,
     )
 

@@ -139,3 +139,9 @@ def test_broken_json_and_unknown_suffix_are_refused(tmp_path: Path) -> None:
 def test_source_that_contradicts_itself_is_refused(values: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
         DataSource.from_dict(values)
+
+
+def test_a_number_may_be_text() -> None:
+    assert DataSource.from_dict({"path": "a.txt", "chunk_characters": "128"}).chunk_characters == 128
+    with pytest.raises(ConfigurationError, match=r"got chunk_characters='1\.5' for a data source"):
+        DataSource.from_dict({"path": "a.txt", "chunk_characters": "1.5"})

@@ -4,10 +4,11 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 
 from gradtx_hf.errors import ConfigurationError, DataError
 from gradtx_hf.finetuning import DataSource, Sample, load_samples
-from gradtx_hf.finetuning.pool import run_jobs
+from gradtx_hf.finetuning.pool import one_thread, run_jobs
 
 
 def write_rows(path: Path, num_rows: int) -> DataSource:
@@ -104,6 +105,19 @@ def test_what_a_job_raises_comes_out() -> None:
     assert next(results)[0] == 0
     with pytest.raises(ValueError, match="got -1"):
         next(results)
+
+
+def test_one_thread_is_for_a_while_only_even_where_something_fails() -> None:
+    torch.set_num_threads(2)
+    try:
+        with one_thread():
+            assert torch.get_num_threads() == 1
+        assert torch.get_num_threads() == 2
+        with pytest.raises(ValueError, match="got -1"):
+            one_thread()(double)(-1)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(1)
 
 
 def test_without_jobs_nothing_is_shown(capsys: pytest.CaptureFixture[str]) -> None:

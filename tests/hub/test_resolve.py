@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from huggingface_hub import constants
 
 from gradtx_hf.errors import ConfigurationError, MissingFileError
-from gradtx_hf.hub import resolve_folder
+from gradtx_hf.hub import pin_revision, resolve_folder
 from tests.hub.tiny_hub import TinyHub
 
 
@@ -209,3 +210,58 @@ def test_a_repository_without_a_usable_file_is_refused(tiny_hub: TinyHub, tmp_pa
     tiny_hub.add("org/empty", {"pytorch_model.bin": b"pickle"})
 
     assert "holds no *.json, *.safetensors, *.md file" in refusal(MissingFileError, "org/empty", cache_dir=tmp_path)
+
+
+@pytest.mark.parametrize("repo_type", ["model", "dataset"])
+def test_a_revision_is_pinned_to_its_commit(tiny_hub: TinyHub, repo_type: Literal["model", "dataset"]) -> None:
+    repo = tiny_hub.add("org/moving" if repo_type == "model" else "datasets/org/moving", {"config.json": b"old"})
+    old = repo.refs["v1"] = repo.refs["main"]
+    new = repo.commit({"config.json": b"new"})
+
+    pinned = [pin_revision("org/moving", revision=r, repo_type=repo_type) for r in (None, "main", "v1", old)]
+
+    assert pinned == [new, new, old, old]
+    assert new != old
+
+
+def test_a_commit_and_a_local_path_are_not_asked_for(tiny_hub: TinyHub, tmp_path: Path) -> None:
+    num_requests = len(tiny_hub.requests)
+
+    for name, revision in (("org/nowhere", "a" * 40), (str(tmp_path), None), ("./not/there", "main")):
+        assert pin_revision(name, revision=revision, repo_type="model") == revision
+    assert len(tiny_hub.requests) == num_requests
+
+
+def test_without_the_network_the_cached_commit_is_taken_or_the_revision_as_given(
+    tiny_hub: TinyHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit = tiny_hub.add("org/fetched", FILES).refs["main"]
+    resolve_folder("org/fetched")
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+
+    assert pin_revision("org/fetched", revision=None, repo_type="model") == commit
+    assert pin_revision("org/never", revision="v1", repo_type="model") == "v1"
+
+
+def test_switched_off_network_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+
+    assert pin_revision("org/never", revision=None, repo_type="dataset") is None
+
+
+def test_what_cannot_be_pinned_is_refused_without_the_token(tiny_hub: TinyHub) -> None:
+    tiny_hub.add("org/locked", FILES, is_gated=True)
+    tiny_hub.add("org/broken", FILES, failure=500)
+    for name, revision, words in (
+        ("org/unknown", None, "no repository 'org/unknown' that you may read"),
+        ("org/locked", None, "is gated"),
+        ("org/broken", None, "failed with HTTP 500"),
+    ):
+        with pytest.raises(MissingFileError, match=words) as caught:
+            pin_revision(name, revision=revision, repo_type="model", token=TOKEN)
+        assert TOKEN not in str(caught.value)
+    tiny_hub.add("org/known", FILES)
+    with pytest.raises(MissingFileError, match="has no revision 'v9'"):
+        pin_revision("org/known", revision="v9", repo_type="model")
+    with pytest.raises(ConfigurationError, match="the token holds spaces"):
+        pin_revision("org/known", revision=None, repo_type="model", token="hf a")

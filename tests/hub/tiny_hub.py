@@ -12,7 +12,7 @@ from urllib.parse import unquote, urlsplit
 
 @dataclass
 class TinyRepo:
-    """One model repository: commits from the sha to files, and names of commits."""
+    """One repository: commits from the sha to files, and names of commits."""
 
     commits: dict[str, dict[str, bytes]] = field(default_factory=dict)
     refs: dict[str, str] = field(default_factory=dict)
@@ -44,7 +44,7 @@ class TinyHub:
         return f"http://127.0.0.1:{self._server.server_address[1]}"
 
     def add(self, repo_id: str, files: dict[str, bytes], **options: object) -> TinyRepo:
-        """Make a repository with one commit on main."""
+        """Make a repository with one commit on main; a data set's id begins with ``datasets/``."""
         repo = self.repos[repo_id] = TinyRepo(**options)  # type: ignore[arg-type]
         repo.commit(files)
         return repo
@@ -63,23 +63,28 @@ def _refusal(status: int, code: str) -> _Answer:
 
 def _answer(hub: TinyHub, path: str, token: str) -> _Answer:
     parts = [unquote(part) for part in path.strip("/").split("/")]
-    is_api = parts[:2] == ["api", "models"]
-    parts = parts[2:] if is_api else parts
-    repo = hub.repos.get("/".join(parts[:2]))
+    is_api = parts[0] == "api"
+    parts = parts[1:] if is_api else parts
+    is_dataset = parts[0] == "datasets"
+    parts = parts[1:] if is_dataset or is_api else parts
+    repo_id = "/".join(parts[:2])
+    repo = hub.repos.get(f"datasets/{repo_id}" if is_dataset else repo_id)
     if repo is None or (repo.token is not None and token != repo.token):
         return _refusal(401 if not token else 404, "RepoNotFound")
     if repo.failure is not None:
         return _Answer(repo.failure)
     if repo.is_gated:
         return _refusal(403, "GatedRepo")
-    verb, revision = parts[2], parts[3]
+    verb, revision = parts[2:4] or ("revision", "main")
     sha = repo.refs.get(revision, revision)
     if sha not in repo.commits:
         return _refusal(404, "RevisionNotFound")
     files = repo.commits[sha]
     if is_api:
-        return _info("/".join(parts[:2]), sha, files) if verb == "revision" else _tree(files)
-    content = files["/".join(parts[4:])]
+        return _info(repo_id, sha, files) if verb == "revision" else _tree(files, "/".join(parts[4:]))
+    content = files.get("/".join(parts[4:]))
+    if content is None:
+        return _refusal(404, "EntryNotFound")
     return _Answer(200, content, {"X-Repo-Commit": sha, "ETag": f'"{_oid(content)}"'})
 
 
@@ -89,7 +94,10 @@ def _info(repo_id: str, sha: str, files: dict[str, bytes]) -> _Answer:
     return _Answer(body=json.dumps(values).encode(), headers={"Content-Type": "application/json"})
 
 
-def _tree(files: dict[str, bytes]) -> _Answer:
+def _tree(files: dict[str, bytes], folder: str) -> _Answer:
+    files = {name: content for name, content in files.items() if not folder or name.startswith(f"{folder}/")}
+    if folder and not files:
+        return _refusal(404, "EntryNotFound")
     entries = [{"type": "file", "path": n, "size": len(c), "oid": _oid(c)} for n, c in files.items()]
     return _Answer(body=json.dumps(entries).encode(), headers={"Content-Type": "application/json"})
 

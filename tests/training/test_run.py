@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,9 @@ def test_the_record_says_with_what_and_how_well(tmp_path: Path) -> None:
     part = record["parts"]["whole"]
     assert part["num_steps"] == 4
     assert part["metrics"]["eval_generated_relative_error"] > 0
+    last = part["block_errors"]["validations"][-1]
+    assert last["kept"]
+    assert len(last["teacher_forced"]) == len(last["generated"]) == len(part["block_errors"]["blocks"])
     assert (part["num_training_pairs"], len(part["validation_shadow_sets"])) == (4, 1)
     config = translator.parts[""].config
     assert (config.source_base_model, config.target_base_model) == (
@@ -225,3 +229,17 @@ def test_adapters_are_accepted_up_to_halfway_between_the_farthest_shadow_and_ano
 
     # the rows of a random A0 are neither orthogonal nor equally long, so that 0.6 is met roughly
     assert limit == pytest.approx(0.8, abs=0.02)
+
+
+def test_a_shard_with_a_changed_byte_is_refused_before_training(tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    shutil.copytree(story().store, store)
+    shard = next((store / "shards").iterdir())
+    content = bytearray(shard.read_bytes())
+    content[-1] ^= 1
+    shard.write_bytes(content)
+
+    with pytest.raises(StoreError, match=shard.name):
+        train(make_arguments(tmp_path / "translator", store=str(store)))
+
+    assert not (tmp_path / "translator").exists()

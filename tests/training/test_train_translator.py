@@ -78,7 +78,13 @@ def test_the_best_checkpoint_is_the_one_returned(tmp_path: Path) -> None:
     validations = json.loads((tmp_path / "out" / "block_errors.json").read_text())["validations"]
     state = json.loads((tmp_path / "out" / "checkpoint-4" / "trainer_state.json").read_text())
     errors = [e["eval_generated_relative_error"] for e in state["log_history"] if "eval_loss" in e]
-    assert [line["step"] for line in validations] == [1, 2, 3, 4]
+    assert [(line["step"], line["kept"]) for line in validations] == [
+        (1, False),
+        (2, False),
+        (3, False),
+        (4, False),
+        (1, True),
+    ]
     assert errors.index(min(errors)) == 0
     assert errors[-1] > 10 * errors[0]
     assert trained.metrics["eval_generated_relative_error"] == pytest.approx(min(errors), rel=1e-5)
@@ -119,7 +125,7 @@ def test_a_resumed_training_ends_with_the_same_weights(tmp_path: Path) -> None:
         torch.equal(a, b) for a, b in zip(whole.state_dict().values(), resumed.state_dict().values(), strict=True)
     )
     validations = json.loads((tmp_path / "out" / "block_errors.json").read_text())["validations"]
-    assert [line["step"] for line in validations] == [2, 4, 6]
+    assert [(line["step"], line["kept"]) for line in validations] == [(2, False), (4, False), (6, False), (6, True)]
 
 
 def test_the_same_seed_gives_the_same_translator(tmp_path: Path) -> None:

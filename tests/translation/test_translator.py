@@ -326,3 +326,16 @@ def test_another_start_is_translated_where_that_is_asked_for(
     translated = translator.translate(other, allow_other_start=True)
 
     assert translated.report["adapters"][0]["start_distance"] > 0.5
+
+
+def test_a_model_in_training_gives_the_same_adapter_every_time(translator: PeftTranslator, clients: list[Path]) -> None:
+    source_init, target_init = translator.source_init, translator.target_init
+    model = make_model(source_init.layout, target_init.layout).train()
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.5
+    fresh = PeftTranslator(model, source_init, target_init)
+
+    first, second = (fresh.translate(clients[0]).tensors for _ in range(2))
+
+    assert all(torch.equal(first[name], second[name]) for name in first)
