@@ -23,7 +23,7 @@ def render_markdown(report: Report, *, plot_file: str | None = None) -> str:
         "# Report",
         "\n\n".join(headline(report, group) for group in report.groups),
         f"![Scores of all methods]({plot_file})" if plot_file else "",
-        "## Methods\n\n" + _summary_table(report),
+        "## Methods\n\n" + summary_table(report),
         _group_shares(report),
         "## Clients\n\n" + _client_table(report),
         _client_reasons(report),
@@ -37,7 +37,7 @@ def render_markdown(report: Report, *, plot_file: str | None = None) -> str:
     return "\n\n".join(section for section in sections if section) + "\n"
 
 
-def _summary_table(report: Report) -> str:
+def summary_table(report: Report) -> str:
     """Return methods by groups: score and gain recovered, means over clients with 95 % intervals over tasks."""
     groups = report.groups
     head = ["method"]

@@ -12,6 +12,7 @@ import transformers
 import gradtx_hf
 from gradtx_hf.cli.main import COMMANDS
 from gradtx_hf.playground import source_path, target_path
+from gradtx_hf.studies.readme_results import render_results
 
 
 ROOT = Path(__file__).parents[2]
@@ -101,3 +102,8 @@ def test_the_embedded_models_are_small() -> None:
     num_bytes = sum(p.stat().st_size for folder in (source_path(), target_path()) for p in folder.iterdir())
 
     assert num_bytes < 10_000_000
+
+
+def test_the_readmes_results_are_those_of_the_kept_reports() -> None:
+    assert render_results(README, root=ROOT) == README
+    assert re.findall(r"<!-- results: ([\w ]+) -->", README)
