@@ -15,9 +15,7 @@ from __future__ import annotations
 
 import json
 import logging
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +29,7 @@ from gradtx_hf.evaluation.inputs import TEST_SEED, check_data, check_translator_
 from gradtx_hf.evaluation.report import Report
 from gradtx_hf.evaluation.saving import save_report
 from gradtx_hf.evaluation.scoring import ScoringSettings, score_states
+from gradtx_hf.evaluation.seconds import read_seconds, timed
 from gradtx_hf.evaluation.summary import ClientScores
 from gradtx_hf.finetuning import FineTuningRecipe, Sample, load_samples
 from gradtx_hf.finetuning.pool import one_thread, run_jobs
@@ -44,7 +43,6 @@ from gradtx_hf.updates.store import UpdateStore
 logger = logging.getLogger(__name__)
 
 CONFIG_FILE = "evaluation.json"
-SECONDS_FILE = "seconds.json"
 
 
 @dataclass(frozen=True)
@@ -91,13 +89,13 @@ def evaluate(arguments: EvaluationArguments, *, command: str = "") -> Report:
     if not (Path(arguments.output_dir) / CONFIG_FILE).is_file():
         pooled_public_examples(store)  # to see that they are what they were
     folder = _claim(arguments, input_digests(resolve_folder(arguments.translator).path, store, clients))
-    with _timed(folder, "fine_tuning"):
+    with timed(folder, "fine_tuning"):
         inits = _write_inits(translator, folder)
         jobs = _fine_tuning_jobs(arguments, store, inits=inits, folder=folder)
         missing = [job for job in jobs if not Path(job.output_dir).is_dir()]
         for _ in run_jobs(perform_fine_tuning, missing, num_workers=arguments.num_workers, description="fine-tuning"):
             pass
-    with _timed(folder, "translation_and_controls"):
+    with timed(folder, "translation_and_controls"):
         aligned = [
             translator.read(
                 load_adapter(_client_folder(folder, i, client) / "source"),
@@ -117,13 +115,13 @@ def evaluate(arguments: EvaluationArguments, *, command: str = "") -> Report:
         for i, client in enumerate(clients):
             states[i]["public_finetune"] = public
             states[i]["ceiling"] = load_adapter(_client_folder(folder, i, client) / "ceiling").tensors
-    with _timed(folder, "scoring"):
+    with timed(folder, "scoring"):
         scored = _score(arguments, inits, clients=clients, states=states, source_states=aligned)
     report = Report.from_clients(
         scored,
         metric=arguments.metric,
         higher_is_better=HIGHER_IS_BETTER[arguments.metric],
-        seconds=_read_seconds(folder),
+        seconds=read_seconds(folder),
         config=asdict(arguments),
         command=command,
     )
@@ -257,20 +255,3 @@ def _score(
         ClientScores(client.task, client.seen, found, seed=client.seed)
         for client, found in zip(clients, scores, strict=True)
     ]
-
-
-@contextmanager
-def _timed(folder: Path, phase: str) -> Iterator[None]:
-    """Add a phase's time to what earlier runs in this folder took for it, also when the phase is broken off."""
-    begin = time.perf_counter()
-    try:
-        yield
-    finally:
-        seconds = _read_seconds(folder)
-        seconds[phase] = round(seconds.get(phase, 0.0) + time.perf_counter() - begin, 2)
-        write_json(folder / SECONDS_FILE, seconds)
-
-
-def _read_seconds(folder: Path) -> dict[str, float]:
-    path = folder / SECONDS_FILE
-    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import random
 import shutil
-import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -21,13 +20,13 @@ from gradtx_hf.errors import OutputExistsError
 from gradtx_hf.evaluation import Report, save_report
 from gradtx_hf.evaluation.arguments import ClientData, EvaluationArguments
 from gradtx_hf.evaluation.run import client_folder_name, evaluate
+from gradtx_hf.evaluation.seconds import read_seconds, timed
 from gradtx_hf.output import require_new_folder, write_json, write_text
 from gradtx_hf.playground import Rule, RuleSplit, make_lines, source_path, split_rules, target_path
 from gradtx_hf.training import TranslatorArguments, train
 
 
 CONFIG_FILE = "quickstart.json"
-SECONDS_FILE = "seconds.json"
 
 
 def _source_recipe() -> dict[str, Any]:
@@ -103,13 +102,11 @@ def run_quickstart(
     rules = split_rules("small", seed=seed)
     rules = replace(rules, seen=rules.seen[: settings.num_public_rules])
     clients = _write_data(folder / "data", rules, settings, seed=seed)
-    begin = time.perf_counter()
-    store = curate(_curation(folder, rules, settings, seed=seed, num_workers=num_workers))
-    _add_seconds(folder, "curation", begin)
+    with timed(folder, "curation"):
+        store = curate(_curation(folder, rules, settings, seed=seed, num_workers=num_workers))
     if not (folder / "translator").is_dir():
-        begin = time.perf_counter()
-        train(_training(folder, settings, seed=seed))
-        _add_seconds(folder, "training", begin)
+        with timed(folder, "training"):
+            train(_training(folder, settings, seed=seed))
     evaluated = evaluate(
         EvaluationArguments(
             translator=str(folder / "translator"),
@@ -122,7 +119,7 @@ def run_quickstart(
             num_workers=num_workers,
         )
     )
-    seconds = json.loads((folder / SECONDS_FILE).read_text(encoding="utf-8")) | dict(evaluated.seconds)
+    seconds = read_seconds(folder) | dict(evaluated.seconds)
     report = replace(
         evaluated,
         seconds={name: round(value, 1) for name, value in seconds.items()},
@@ -144,14 +141,6 @@ def _claim(folder: Path, settings: QuickstartSettings, *, seed: int) -> Path:
     require_new_folder(folder).mkdir(parents=True, exist_ok=True)
     write_json(path, values)
     return folder
-
-
-def _add_seconds(folder: Path, phase: str, begin: float) -> None:
-    """Add a phase's wall-clock time to what earlier, interrupted runs took."""
-    path = folder / SECONDS_FILE
-    seconds = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    seconds[phase] = seconds.get(phase, 0.0) + time.perf_counter() - begin
-    write_json(path, seconds)
 
 
 def _write_data(folder: Path, rules: RuleSplit, settings: QuickstartSettings, *, seed: int) -> list[dict[str, Any]]:

@@ -19,6 +19,7 @@ from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCall
 
 from gradtx_hf.finetuning.progress import StepBar
 from gradtx_hf.model import GradTransformerModel
+from gradtx_hf.output import write_text
 from gradtx_hf.training.arguments import GradTransformerTrainingArguments
 from gradtx_hf.training.augmentation import add_input_noise, mix_pairs
 from gradtx_hf.training.data import PairDataset, collate_pairs
@@ -156,9 +157,7 @@ class GradTransformerTrainer(Trainer):
         blocks = [f"{block.name} ({block.kind})" for block in self.model.target_layout.blocks]
         values = {"blocks": blocks, "validations": [*earlier, line]}
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(values))
-        temporary.replace(path)
+        write_text(path, json.dumps(values))
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         """Write config.json and model.safetensors, and no pickled arguments beside them."""
