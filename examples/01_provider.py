@@ -43,6 +43,7 @@ def main() -> None:
             output_dir=str(arguments.output_dir / "store"),
             corpora=corpora,
             num_shadow_sets=arguments.num_shadow_sets,
+            num_target_runs=None,  # all: the translator below is trained on update pairs
             samples_per_set=128,
             num_snapshots=4,
             alpha=16,

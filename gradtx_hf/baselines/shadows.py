@@ -45,7 +45,10 @@ def last_pairs(store: PairedUpdates) -> tuple[tuple[int, int], ...]:
     for shadow_set, snapshot in store.pairs:
         last[shadow_set] = max(snapshot, last.get(shadow_set, snapshot))
     if not last:
-        raise StoreError("the update store holds no pair of a source and a target update; run gradtx curate.")
+        raise StoreError(
+            "the update store holds no pair of a source and a target update (no target runs). Run gradtx curate with "
+            "num_target_runs above 0 into a new folder."
+        )
     return tuple(sorted(last.items()))
 
 

@@ -14,7 +14,12 @@ def run(argv: Sequence[str]) -> int:
     """Run the command."""
     arguments, is_json = parse_into(CurationArguments, argv, command="curate", description=(__doc__ or "").strip())
     store = curate(arguments)
-    values = {"store": str(arguments.output_dir), "shadow_sets": store.num_shadow_sets, "pairs": len(store.pairs)}
+    values = {
+        "store": str(arguments.output_dir),
+        "shadow_sets": store.num_shadow_sets,
+        "target_runs": len(store.shadow_sets("target")),
+        "pairs": len(store.pairs),
+    }
     if is_json:
         print(json.dumps(values, indent=2))
     else:

@@ -71,6 +71,7 @@ def describe_translator(translator: PeftTranslator) -> dict[str, Any]:
             for name, model in translator.parts.items()
         },
         "start_distance_limit": translator.start_distance_limit,
+        "input_distance_limit": None if translator.input_distance is None else translator.input_distance.limit,
     }
 
 
@@ -106,6 +107,8 @@ def _as_text(described: dict[str, Any]) -> str:
         elif isinstance(value, dict):
             lines.append(f"{key}:")
             lines += [f"  {name}: {_plain(entry)}" for name, entry in value.items()]
+        elif key == "input_distance_limit" and value is None:
+            lines.append(f"{key}: none, not calibrated: an adapter off the map is translated without a warning")
         elif value is not None:
             lines.append(f"{key}: {_plain(value)}")
     return "\n".join(lines)

@@ -27,6 +27,7 @@ COMMANDS = {
     "client": "client: fine-tune the source model on private data, from a translator's source_init",
     "translate": "turn source adapters into one target adapter",
     "evaluate": "score translated adapters beside every control",
+    "study": "run one of the studies: the main table, or an ablation, cell by cell",
 }
 INTERRUPTED = "interrupted. Run the same command again to go on; what was finished is kept."
 

@@ -1,4 +1,8 @@
-"""``gradtx train``: train a translator on a curated store; every argument of transformers' Trainer is a flag too."""
+"""``gradtx train``: train a translator on a curated store; every argument of transformers' Trainer is a flag too.
+
+In N processes: ``torchrun --nproc_per_node N -m gradtx_hf.cli.main train ...``; or by ``accelerate launch``, which on a
+CPU alone starts one.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +20,8 @@ def run(argv: Sequence[str]) -> int:
     """Run the command."""
     arguments, is_json = parse_into(TranslatorArguments, argv, command="train", description=(__doc__ or "").strip())
     translator = train(arguments)
+    if arguments.process_index > 0:  # one of several processes, of which the main one prints
+        return 0
     recorded = json.loads((Path(translator.name) / TRAINING_FILE).read_text(encoding="utf-8"))
     errors = {part: values["metrics"] for part, values in recorded["parts"].items()}
     values = {"translator": translator.name, "start_distance_limit": translator.start_distance_limit}
@@ -27,6 +33,7 @@ def run(argv: Sequence[str]) -> int:
 def _as_text(folder: str, errors: Mapping[str, Mapping[str, float]]) -> str:
     lines = [f"translator: {folder}"]
     for part, metrics in errors.items():
-        shown = [f"{name.removeprefix('eval_')} {value:.4g}" for name, value in metrics.items() if "error" in name]
+        names = [name for name in metrics if "error" in name] or [name for name in metrics if "loss" in name]
+        shown = [f"{name.removeprefix('eval_')} {metrics[name]:.4g}" for name in names]
         lines += [f"validation of {part}: {', '.join(shown)}"] if shown else []
     return "\n".join(lines)

@@ -45,7 +45,11 @@ def run(argv: Sequence[str]) -> int:
     for adapter in translated.report["adapters"]:
         note = f"{adapter['name']}: distance to the translator's start {adapter['start_distance']:.2f}"
         note += f", product error {adapter['product_error']:.1e}" if adapter["product_error"] > 1e-6 else ""
+        if adapter["input_distance"] is not None:
+            note += f", input distance {adapter['input_distance']:.3g} (limit {adapter['input_distance_limit']:.3g})"
         print(note, file=sys.stderr)
+    for warning in translated.report["warnings"]:
+        print(f"warning: {warning}", file=sys.stderr)
     print(
         f"load it with: PeftModel.from_pretrained(model, {arguments.output_dir!r})"
         f"  # model: {translated.report['target_base_model']}",

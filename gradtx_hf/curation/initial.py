@@ -13,6 +13,7 @@ from typing import Any
 
 from gradtx_hf.finetuning import FineTuningRecipe, add_adapter, load_language_model
 from gradtx_hf.lora import load_adapter
+from gradtx_hf.playground import local_name
 from gradtx_hf.updates import BlockLayout
 from gradtx_hf.updates.store import SIDES, Side
 
@@ -123,7 +124,7 @@ def _sort_target_modules(path: Path) -> None:
 
 def _sha256_of_model(model: str) -> str | None:
     """Return the SHA-256 of a local model's configuration, weights and tokenizer; None for a model of the Hub."""
-    folder = Path(model)
+    folder = Path(local_name(model))
     if not folder.is_dir():
         return None
     digest = hashlib.sha256()

@@ -1,35 +1,50 @@
-"""Record an adapter after each of the last optimizer steps of a run.
+"""Record adapters after each of the last optimizer steps of their runs.
 
-Axes: W snapshots, N blocks, D the size of the largest block.
+Axes: K runs, W snapshots, N blocks, D the size of the largest block.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Mapping
+from collections import defaultdict, deque
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from gradtx_hf.updates import BlockLayout, encode_update
 
 
-class SnapshotRecorder(TrainerCallback):
-    """Keeps the adapter's values of the last W optimizer steps ("the last 200 steps", paper Sec. 4.1)."""
+class SnapshotRecorder:
+    """Keeps the adapters' values of the last W optimizer steps of each run ("the last 200 steps", paper Sec. 4.1).
 
-    def __init__(self, parameters: Mapping[str, Tensor], layout: BlockLayout, *, num_snapshots: int) -> None:
-        self._parameters = parameters
+    Args:
+        start: The values that all runs start from.
+        layout: The layout of their updates.
+        num_snapshots: Most snapshots of a run W.
+    """
+
+    def __init__(self, start: Mapping[str, Tensor], layout: BlockLayout, *, num_snapshots: int) -> None:
         self._layout = layout
-        self._start = encode_update(parameters, layout)
-        self._snapshots: deque[Tensor] = deque(maxlen=num_snapshots)
+        self._start = encode_update(start, layout)
+        # by run: the factors of all that were running, and where among them the run stood
+        self._snapshots: defaultdict[int, deque[tuple[dict[str, Tensor], int]]] = defaultdict(
+            lambda: deque(maxlen=num_snapshots)
+        )
 
-    def on_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
-    ) -> None:
-        """Copy the values that the step left."""
-        self._snapshots.append(encode_update(self._parameters, self._layout))
+    def __call__(self, running: Sequence[int], factors: Mapping[str, Tensor]) -> None:
+        """Copy the values that a step left.
 
-    def updates(self) -> Tensor:
-        """Return the updates ``[W, N, D]`` float32 against the values at the recorder's start, oldest first."""
-        return torch.stack(list(self._snapshots)) - self._start
+        Args:
+            running: Numbers of the runs that are running.
+            factors: Their factors by name, ``[K, r, in]`` and ``[K, out, r]``.
+        """
+        copied = {name: factor.detach().to("cpu", copy=True) for name, factor in factors.items()}
+        for position, run in enumerate(running):
+            self._snapshots[run].append((copied, position))
+
+    def updates(self, run: int) -> Tensor:
+        """Return a run's updates ``[W, N, D]`` float32 against the start, oldest first."""
+        states = (
+            {name: factor[position] for name, factor in copied.items()} for copied, position in self._snapshots[run]
+        )
+        return torch.stack([encode_update(state, self._layout) for state in states]) - self._start

@@ -1,7 +1,8 @@
 """``curate``: public data and two models to a store of update pairs, resumable, in one or several processes.
 
-Every run depends on (seed, side, shadow set) and its data alone, so any number of workers, in any order, with any
-interruption, ends with the same bytes.
+Every run depends on (seed, side, shadow set), its data and the runs of its pack alone, and packs on the plan; so any
+number of workers, in any order, with any interruption, ends with the same bytes. A pack is done as a whole, again if
+need be.
 """
 
 from __future__ import annotations
@@ -12,29 +13,37 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import replace
-from itertools import accumulate
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from datasets import Dataset, concatenate_datasets
+from datasets import Dataset
 from filelock import FileLock, Timeout
 
 from gradtx_hf.curation.arguments import CurationArguments
-from gradtx_hf.curation.digest import sha256_of_rows
 from gradtx_hf.curation.initial import (
     SideSettings,
     discard_initial_adapters,
     initial_layout,
     publish_initial_adapter,
 )
-from gradtx_hf.curation.shadow_sets import Corpus, Mixture, mixture_shares, plan_shadow_sets, run_seed
-from gradtx_hf.curation.worker import Run, SideRuns, perform_run, release_models
+from gradtx_hf.curation.packing import plan_packs
+from gradtx_hf.curation.shadow_sets import (
+    Corpus,
+    Mixture,
+    choose_target_sets,
+    mixture_shares,
+    plan_shadow_sets,
+    run_seed,
+)
+from gradtx_hf.curation.worker import Pack, Run, SideRuns, perform_pack, release_models
 from gradtx_hf.errors import StoreError
-from gradtx_hf.finetuning import FineTuningRecipe, load_examples, tokenize_examples
+from gradtx_hf.finetuning import FineTuningRecipe, load_examples
 from gradtx_hf.finetuning.data import without_bars
 from gradtx_hf.finetuning.language_model import load_tokenizer
 from gradtx_hf.finetuning.pool import run_jobs
+from gradtx_hf.finetuning.public_data import describe_corpus, rows_of_shadow_set, tokenize_corpora
 from gradtx_hf.hub import pin_revision
+from gradtx_hf.playground import local_name
 from gradtx_hf.updates.store import PLAN_FILE, SIDES, Side, UpdateStore
 
 
@@ -44,8 +53,9 @@ LOCK_FILE = ".lock"
 
 
 def curate(arguments: CurationArguments) -> UpdateStore:
-    """Fine-tune both models on every shadow set, from one initial adapter each, and store the pairs of updates.
+    """Fine-tune the source on every shadow set, the target on some or all, and store the updates.
 
+    All runs of a side start from one initial adapter; there is one of the target also where it has no runs.
     Models and data sets of the Hub are those of the commits of the curation's first start, also when it is continued
     after they have moved on.
 
@@ -85,7 +95,10 @@ def curate(arguments: CurationArguments) -> UpdateStore:
             publish_initial_adapter(folder, side)
         _perform_missing_runs(store, arguments, examples, settings)
         store.finish()
-    logger.info("curated %d update pairs into %s; next: gradtx train --store %s", len(store.pairs), folder, folder)
+    num_runs = [len(store.shadow_sets(side)) for side in SIDES]
+    logger.info(
+        "curated %d source and %d target runs into %s; next: gradtx train --store %s", *num_runs, folder, folder
+    )
     return store
 
 
@@ -101,7 +114,7 @@ def _pin(arguments: CurationArguments, folder: Path) -> tuple[CurationArguments,
     }
 
     def commit_of(name: str, revision: str | None, repo_type: Literal["model", "dataset"]) -> str | None:
-        if Path(name).exists():
+        if Path(local_name(name)).exists():
             return revision
         key = (repo_type, name, revision)
         if key not in commits:
@@ -137,8 +150,9 @@ def _plan(
     arguments: CurationArguments, examples: Mapping[str, Dataset], settings: Mapping[Side, SideSettings]
 ) -> dict[str, Any]:
     """Return all that determines the store's content: models, recipes, data and the rows of every shadow set."""
+    mixture = cast("Mixture", arguments.mixture)
     shares = mixture_shares(
-        cast("Mixture", arguments.mixture),
+        mixture,
         num_corpora=len(examples),
         num_shadow_sets=arguments.num_shadow_sets,
         weights=arguments.mixture_weights or [1.0] * len(examples),
@@ -152,18 +166,23 @@ def _plan(
         shares=shares,
         seed=arguments.seed,
     )
-    corpora = [
-        source.to_dict() | {"label": label, "num_rows": len(examples[label]), "sha256": sha256_of_rows(examples[label])}
-        for label, source in arguments.sources.items()
-    ]
+    target_shadow_sets = choose_target_sets(
+        arguments.num_target_runs,
+        mixture=mixture,
+        num_corpora=len(examples),
+        num_shadow_sets=arguments.num_shadow_sets,
+        seed=arguments.seed,
+    )
     return {
         "num_shadow_sets": arguments.num_shadow_sets,
         "num_snapshots": arguments.num_snapshots,
+        "pack": {"source": arguments.pack, "target": arguments.target_pack},
         "seed": arguments.seed,
         "token_kinds": arguments.token_kinds,
         **{side: settings[side].to_plan() for side in SIDES},
-        "corpora": corpora,
+        "corpora": [describe_corpus(label, source, examples[label]) for label, source in arguments.sources.items()],
         "shadow_sets": shadow_sets,
+        "target_shadow_sets": target_shadow_sets,
     }
 
 
@@ -173,43 +192,43 @@ def _perform_missing_runs(
     examples: Mapping[str, Dataset],
     settings: Mapping[Side, SideSettings],
 ) -> None:
-    missing = {side: [k for k in range(store.num_shadow_sets) if not store.has(side, k)] for side in SIDES}
-    num_missing = sum(map(len, missing.values()))
-    logger.info("%d of %d runs are to be done in %s", num_missing, 2 * store.num_shadow_sets, store.folder)
-    offsets = dict(zip(examples, accumulate((len(rows) for rows in examples.values()), initial=0), strict=False))
+    planned = {side: plan_packs(store.shadow_sets(side), pack=store.plan["pack"][side]) for side in SIDES}
+    missing = {
+        side: [sets for sets in packs if not all(store.has(side, k) for k in sets)] for side, packs in planned.items()
+    }
+    num_missing, num_planned = (
+        sum(len(sets) for packs in each.values() for sets in packs) for each in (missing, planned)
+    )
+    logger.info("%d of %d runs are to be done in %s", num_missing, num_planned, store.folder)
     with tempfile.TemporaryDirectory(prefix="gradtx-") as scratch:
-        runs = []
+        packs = []
         for side in SIDES:
             if missing[side]:
                 tokens_folder = str(Path(scratch) / side)
                 _save_tokens(examples, settings[side], tokens_folder)
                 shared = SideRuns(str(store.folder), side, settings[side], tokens_folder, arguments.num_snapshots)
-                runs += [_run(store.plan, shared, k, offsets) for k in missing[side]]
+                packs += [Pack(shared, tuple(_run(store.plan, side, k) for k in sets)) for sets in missing[side]]
         try:
-            for _ in run_jobs(perform_run, runs, num_workers=arguments.num_workers, description="curating"):
+            for _ in run_jobs(perform_pack, packs, num_workers=arguments.num_workers, description="curating packs"):
                 pass
         except BrokenProcessPool as error:
             raise StoreError(
                 f"a worker process of the curation of '{store.folder}' was ended from outside, perhaps for want of "
-                "memory: lower num_workers. The same gradtx curate command continues."
+                "memory: lower num_workers, pack or target_pack. The same gradtx curate command continues."
             ) from error
         finally:
             release_models()
 
 
-def _run(plan: Mapping[str, Any], shared: SideRuns, shadow_set: int, offsets: Mapping[str, int]) -> Run:
-    chosen = plan["shadow_sets"][shadow_set]
-    rows = tuple(offsets[label] + row for label in offsets for row in chosen.get(label, ()))
-    return Run(shared, shadow_set, rows, run_seed(plan["seed"], shared.side, shadow_set))
+def _run(plan: Mapping[str, Any], side: Side, shadow_set: int) -> Run:
+    return Run(shadow_set, rows_of_shadow_set(plan, shadow_set), run_seed(plan["seed"], side, shadow_set))
 
 
 def _save_tokens(examples: Mapping[str, Dataset], settings: SideSettings, folder: str) -> None:
     tokenizer = load_tokenizer(settings.model, revision=settings.revision)
-    tokenized = [
-        tokenize_examples(rows, tokenizer, max_length=settings.recipe.max_length) for rows in examples.values()
-    ]
+    tokenized = tokenize_corpora(examples, tokenizer, max_length=settings.recipe.max_length)
     with without_bars():
-        concatenate_datasets(tokenized).save_to_disk(folder)
+        tokenized.save_to_disk(folder)
 
 
 @contextmanager

@@ -104,6 +104,30 @@ def mixture_shares(
     return shares
 
 
+def choose_target_sets(
+    num_target_runs: int | None, *, mixture: Mixture, num_corpora: int, num_shadow_sets: int, seed: int
+) -> list[int]:
+    """Choose the shadow sets that get a target run.
+
+    Args:
+        num_target_runs: How many; None, or more than there are, means all.
+        mixture: With ``single`` every corpus gets a run before one gets a second: sets of a round over the corpora
+            come before those of the next. Else all sets are alike.
+        num_corpora: Number of corpora.
+        num_shadow_sets: Number of shadow sets.
+        seed: Seed of the drawing; more runs add to the sets of fewer.
+
+    Returns:
+        Numbers of shadow sets, ascending.
+    """
+    sets_per_round = num_corpora if mixture == "single" else num_shadow_sets
+
+    def place(k: int) -> tuple[int, float]:
+        return k // sets_per_round, random.Random(f"target run of shadow set {k}, seed {seed}").random()
+
+    return sorted(sorted(range(num_shadow_sets), key=place)[:num_target_runs])
+
+
 def run_seed(seed: int, side: str, shadow_set: int) -> int:
     """Return the seed of one run, in [0, 2³²): it depends on nothing else."""
     digest = hashlib.sha256(f"{seed} {side} {shadow_set}".encode()).digest()

@@ -1,6 +1,6 @@
-"""One run of a curation, in whichever process: fine-tune one side's model on one shadow set and write the shard.
+"""One pack of runs of a curation, in whichever process: fine-tune one side's model and write the shards.
 
-A process keeps one side's model and its tokenized corpora, and takes run after run.
+A process keeps one side's model and its tokenized corpora, and takes pack after pack.
 """
 
 from __future__ import annotations
@@ -9,15 +9,13 @@ from dataclasses import asdict, dataclass
 from functools import lru_cache
 
 from datasets import Dataset, load_from_disk
-from peft import PeftModel
-from torch import Tensor
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from gradtx_hf.curation.initial import SideSettings, init_folder
 from gradtx_hf.curation.recorder import SnapshotRecorder
-from gradtx_hf.errors import ConfigurationError
-from gradtx_hf.finetuning import adapter_parameters, adapter_state, fine_tune, load_language_model, reset_adapter
+from gradtx_hf.finetuning import PackedRun, fine_tune_pack, load_language_model
 from gradtx_hf.finetuning.pool import one_thread
+from gradtx_hf.lora import Adapter, load_adapter
 from gradtx_hf.updates.store import Side, UpdateStore
 
 
@@ -45,53 +43,69 @@ class Run:
     """One run.
 
     Attributes:
-        shared: What it shares with the other runs of its side.
         shadow_set: Which shadow set.
         rows: The set's rows of the tokenized corpora.
         seed: Seed of the run.
     """
 
-    shared: SideRuns
     shadow_set: int
     rows: tuple[int, ...]
     seed: int
 
 
+@dataclass(frozen=True)
+class Pack:
+    """Runs of one side that are fine-tuned together.
+
+    Attributes:
+        shared: What they share with the other runs of their side.
+        runs: The runs.
+    """
+
+    shared: SideRuns
+    runs: tuple[Run, ...]
+
+
 @dataclass(frozen=True, eq=False)
 class _LoadedSide:
-    model: PeftModel
+    model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
-    start: dict[str, Tensor]
+    initial: Adapter
     tokens: Dataset
 
 
-def perform_run(run: Run) -> None:
-    """Fine-tune on one shadow set from the initial adapter, and write the snapshots' updates to the store.
+def perform_pack(pack: Pack) -> None:
+    """Fine-tune on the shadow sets of a pack from the initial adapter; write the snapshots' updates to the store.
 
     Raises:
-        ConfigurationError: If the run diverged.
+        ConfigurationError: If a run diverged.
     """
+    shared = pack.shared
     with one_thread():
-        loaded = _load_side(run.shared)
-        reset_adapter(loaded.model, loaded.start)
-        store = UpdateStore.resume(run.shared.folder)
-        recorder = SnapshotRecorder(
-            adapter_parameters(loaded.model),
-            store.layout(run.shared.side),
-            num_snapshots=run.shared.num_snapshots,
+        loaded = _load_side(shared)
+        store = UpdateStore.resume(shared.folder)
+        start = loaded.initial.tensors
+        recorder = SnapshotRecorder(start, store.layout(shared.side), num_snapshots=shared.num_snapshots)
+        results = fine_tune_pack(
+            loaded.model,
+            [
+                PackedRun(
+                    name=f"{shared.side} run of shadow set {run.shadow_set}",
+                    start=start,
+                    examples=loaded.tokens.select(run.rows),
+                    seed=run.seed,
+                )
+                for run in pack.runs
+            ],
+            tokenizer=loaded.tokenizer,
+            recipe=shared.settings.recipe,
+            scales=loaded.initial.scales,
+            dropout=shared.settings.dropout,
+            on_step=recorder,
         )
-        try:
-            result = fine_tune(
-                loaded.model,
-                loaded.tokens.select(run.rows),
-                tokenizer=loaded.tokenizer,
-                recipe=run.shared.settings.recipe,
-                seed=run.seed,
-                callbacks=[recorder],
-            )
-        except ConfigurationError as error:
-            raise ConfigurationError(f"{run.shared.side} run of shadow set {run.shadow_set}: {error}") from error
-        store.write(run.shared.side, run.shadow_set, recorder.updates(), asdict(result) | {"seed": run.seed})
+        for position, (run, result) in enumerate(zip(pack.runs, results, strict=True)):
+            info = asdict(result.summary) | {"seed": run.seed}
+            store.write(shared.side, run.shadow_set, recorder.updates(position), info)
 
 
 def release_models() -> None:
@@ -101,6 +115,6 @@ def release_models() -> None:
 
 @lru_cache(maxsize=1)
 def _load_side(shared: SideRuns) -> _LoadedSide:
-    base, tokenizer = load_language_model(shared.settings.model, revision=shared.settings.revision)
-    model = PeftModel.from_pretrained(base, str(init_folder(shared.folder, shared.side)), is_trainable=True)
-    return _LoadedSide(model, tokenizer, adapter_state(model), load_from_disk(shared.tokens_folder))
+    model, tokenizer = load_language_model(shared.settings.model, revision=shared.settings.revision)
+    initial = load_adapter(init_folder(shared.folder, shared.side), name=f"{shared.side}_init")
+    return _LoadedSide(model, tokenizer, initial, load_from_disk(shared.tokens_folder))

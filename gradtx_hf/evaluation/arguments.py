@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from gradtx_hf.errors import ConfigurationError
+from gradtx_hf.evaluation.methods import METHODS
 from gradtx_hf.finetuning import FineTuningRecipe, Sample
 
 
 MetricName = Literal["exact_match", "bits_per_character"]
+RIVAL_NAME = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
+RESERVED_NAMES = (*METHODS, "source")
+"""What a rival cannot be called: methods, and the folders of a client's own adapters."""
 HIGHER_IS_BETTER: dict[str, bool] = {"exact_match": True, "bits_per_character": False}
 
 
@@ -96,14 +101,25 @@ class EvaluationArguments:
     """Recipe values of the public fine-tune; None: as the store's target runs, whatever the ceilings' recipe."""
     max_new_tokens: int = field(default=64, metadata={"help": "most tokens of a completion"})
     """Most new tokens per completion, for exact_match."""
-    max_length: int = field(default=512, metadata={"help": "most tokens of a text, for bits_per_character"})
-    """Most tokens per text, for bits_per_character."""
+    max_length: int = field(
+        default=512, metadata={"help": "most tokens of a text, or of a prompt with its reference completion"}
+    )
+    """Most tokens per text for bits_per_character, per prompt with its reference completion for nats per token."""
     batch_size: int = field(default=64, metadata={"help": "held-out examples at once"})
     """Held-out examples per forward pass."""
     num_workers: int = field(default=1, metadata={"help": "processes, each with one thread"})
     """One-thread processes side by side."""
     allow_other_start: bool = field(default=False, metadata={"help": "accept clients that are far from source_init"})
     """Accept clients beyond the translator's distance limit; the report then rests on unreliable inputs."""
+    rivals: dict[str, str] = field(
+        default_factory=dict,
+        metadata={"help": "further translators to score on the same clients: method name to a folder or repository"},
+    )
+    """Method name, in snake case, to another translator of the same initial adapters."""
+    adapters_from: str | None = field(
+        default=None, metadata={"help": "folder of an earlier evaluation whose fine-tuned adapters are taken over"}
+    )
+    """Folder of an earlier evaluation of the same clients, whose fine-tuned adapters are copied, not made again."""
 
     def __post_init__(self) -> None:
         """Check what can be checked before anything runs.
@@ -119,6 +135,7 @@ class EvaluationArguments:
             if getattr(self, name) < 1:
                 raise ConfigurationError(f"got {name}={getattr(self, name)}, expected at least 1.")
         self.client_data()
+        self._check_rivals()
         for name in ("source_recipe", "target_recipe", "public_recipe"):
             if getattr(self, name) is not None:
                 FineTuningRecipe.from_dict(getattr(self, name))
@@ -130,6 +147,22 @@ class EvaluationArguments:
             ConfigurationError: If one of them is not complete.
         """
         return [ClientData.from_dict(values) for values in self.clients]
+
+    def _check_rivals(self) -> None:
+        if not isinstance(self.rivals, Mapping):
+            raise ConfigurationError(f"got rivals {self.rivals!r}, expected method names and their translators.")
+        for name, translator in self.rivals.items():
+            if not isinstance(name, str) or not RIVAL_NAME.fullmatch(name):
+                raise ConfigurationError(
+                    f"got {name!r} as the name of a rival, expected small letters, digits and single underscores, "
+                    "such as 'functional_linear'."
+                )
+            if name in RESERVED_NAMES:
+                raise ConfigurationError(f"got '{name}' as the name of a rival, which means something else. Rename it.")
+            if not isinstance(translator, str) or not translator:
+                raise ConfigurationError(
+                    f"got {translator!r} as the translator of rival '{name}', expected a folder or a repository id."
+                )
 
 
 def _samples(values: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> tuple[Sample, ...]:

@@ -1,6 +1,7 @@
 """Target adapters of a translator and of every control that the update store gives, for all clients.
 
 A translator that ignores its input, or one that a constant beats, must look bad beside these (DESIGN: controls).
+A control that rests on target runs is left out where the store has too few of them.
 Source: ours; nearest shadow and mean shadow as in ``gradtx_hf.baselines``.
 """
 
@@ -19,6 +20,11 @@ from gradtx_hf.updates.store import Side, UpdateStore
 State = dict[str, Tensor]
 
 
+def num_target_runs(store: UpdateStore) -> int:
+    """Return how many shadow sets of a store have a target run beside the source run: what the controls rest on."""
+    return len({shadow_set for shadow_set, _ in store.pairs})
+
+
 def target_states(
     inits: Mapping[Side, Adapter],
     store: UpdateStore,
@@ -27,7 +33,9 @@ def target_states(
     translated: Sequence[State],
     shuffled: Sequence[int | None],
 ) -> list[dict[str, State]]:
-    """Return each client's target adapters by method: translated, untouched, and the controls without training.
+    """Return each client's target adapters by method: translated, untouched, and the controls that the store gives.
+
+    Mean shadow and nearest shadow are left out without target runs, ridge with fewer than two.
 
     Args:
         inits: The translator's initial adapters.
@@ -36,11 +44,11 @@ def target_states(
         translated: The factors that the translator made of them.
         shuffled: For each client the index of the client whose adapter is its shuffled input; see ``partners``.
     """
-    fitted: dict[str, ShadowMean | NearestShadow | RidgeMap] = {
-        "shadow_mean": ShadowMean.fit(store),
-        "nearest_shadow": NearestShadow.fit(store),
-        **({"ridge": RidgeMap.fit(store)} if store.num_shadow_sets > 1 else {}),
-    }
+    fitted: dict[str, ShadowMean | NearestShadow | RidgeMap] = {}
+    if num_target_runs(store) >= 1:
+        fitted |= {"shadow_mean": ShadowMean.fit(store), "nearest_shadow": NearestShadow.fit(store)}
+    if num_target_runs(store) >= 2:
+        fitted["ridge"] = RidgeMap.fit(store)
     source_start, target_start = inits["source"].tensors, inits["target"].tensors
     states = []
     for i, state in enumerate(source_states):

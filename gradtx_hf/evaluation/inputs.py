@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 
-from gradtx_hf.errors import LayoutError, StoreError
+from gradtx_hf.errors import ConfigurationError, LayoutError, StoreError
 from gradtx_hf.evaluation.arguments import ClientData, MetricName
+from gradtx_hf.evaluation.reuse import sha256_of_adapter
 from gradtx_hf.evaluation.scoring import check_columns
 from gradtx_hf.finetuning import load_samples
 from gradtx_hf.finetuning.language_model import load_model_config
+from gradtx_hf.finetuning.public_data import sha256_of_rows
 from gradtx_hf.lora import load_adapter
 from gradtx_hf.translation import PeftTranslator
 from gradtx_hf.updates.layout import describe_difference
@@ -51,19 +53,42 @@ def check_translator_and_store(translator: PeftTranslator, store: UpdateStore) -
         load_model_config(init.base_model, revision=init.config.revision)
 
 
-def check_data(clients: Sequence[ClientData], *, metric: MetricName) -> None:
+def check_rivals(rivals: Mapping[str, PeftTranslator], translator: PeftTranslator) -> None:
+    """Check that clients of the translator are clients of its rivals too: that all start from the same adapters.
+
+    Raises:
+        ConfigurationError: If a rival has other initial adapters.
+    """
+    for name, rival in rivals.items():
+        for side in SIDES:
+            got, expected = (t.source_init if side == "source" else t.target_init for t in (rival, translator))
+            if sha256_of_adapter(got) != sha256_of_adapter(expected):
+                raise ConfigurationError(
+                    f"got rival '{name}' ('{rival.name}') with another {side}_init, expected that of translator "
+                    f"'{translator.name}', where the clients start. Give a translator of the same initial adapters."
+                )
+
+
+def check_data(clients: Sequence[ClientData], *, metric: MetricName) -> list[str]:
     """Load all client data once, to see that they can be learned from and scored on.
+
+    Returns:
+        The SHA-256 of each client's training rows.
 
     Raises:
         MissingFileError: If data are not there.
         DataError: If they cannot be used.
     """
+    digests = []
     for client in clients:
-        load_samples(client.train, seed=client.seed)
+        digests.append(sha256_of_rows(load_samples(client.train, seed=client.seed)))
         check_columns(load_samples(client.test, seed=TEST_SEED), metric, task=client.task)
+    return digests
 
 
-def input_digests(translator: Path, store: UpdateStore, clients: Sequence[ClientData]) -> dict[str, str]:
+def input_digests(
+    translator: Path, store: UpdateStore, clients: Sequence[ClientData], *, rivals: Mapping[str, Path]
+) -> dict[str, str]:
     """Return the SHA-256 of every file that the scores depend on, by what a message calls it.
 
     Data sets of the Hub are not among them, naming a revision holds those fixed; nor are the public data, whose
@@ -73,9 +98,11 @@ def input_digests(translator: Path, store: UpdateStore, clients: Sequence[Client
         translator: The translator's folder on this machine.
         store: The store.
         clients: The clients; local data are read.
+        rivals: Method name to another translator's folder on this machine.
     """
-    found = {path for pattern in TRANSLATOR_FILES for path in translator.rglob(pattern) if path.is_file()}
-    files = {f"translator file '{path.relative_to(translator).as_posix()}'": path for path in sorted(found)}
+    files = {f"translator file '{name}'": path for name, path in _translator_files(translator).items()}
+    for rival, folder in rivals.items():
+        files |= {f"file '{name}' of rival '{rival}'": path for name, path in _translator_files(folder).items()}
     files |= {f"store file '{name}'": store.folder / name for name in (PLAN_FILE, MANIFEST_FILE)}
     for client in clients:
         for sample in (*client.train, *client.test):
@@ -83,6 +110,11 @@ def input_digests(translator: Path, store: UpdateStore, clients: Sequence[Client
             if local is not None:
                 files |= {f"data file '{path}'": path for path in _files_of(local)}
     return {name: sha256_of_file(path) for name, path in files.items()}
+
+
+def _translator_files(folder: Path) -> dict[str, Path]:
+    found = {path for pattern in TRANSLATOR_FILES for path in folder.rglob(pattern) if path.is_file()}
+    return {path.relative_to(folder).as_posix(): path for path in sorted(found)}
 
 
 def _files_of(data: Path) -> list[Path]:

@@ -44,11 +44,20 @@ METHODS: dict[str, Method] = {
 }
 """Method name, as in report.json, to how it is shown; in the order of tables and plots."""
 
+STORE_CONTROLS = ("shadow_mean", "nearest_shadow", "ridge")
+"""The controls that are fitted to pairs of the store; ridge needs pairs of two shadow sets, the others of one."""
+
+RIVALS: dict[str, Method] = {
+    "functional_linear": Method("Functional linear map alone", "functional linear map", "rival"),
+    "paper_objective": Method("Paper's objective (parameter-space MSE)", "paper's objective", "rival"),
+}
+"""Names of further translators that have a label of their own; any other name of a rival is its label."""
+
 
 def method_of(name: str) -> Method:
-    """Return how a method is shown; one that is not in ``METHODS`` is a rival under its own name."""
+    """Return how a method is shown; one that is not in ``METHODS`` or ``RIVALS`` is a rival under its own name."""
     words = name.replace("_", " ")
-    return METHODS.get(name) or Method(words[:1].upper() + words[1:], words, "rival")
+    return METHODS.get(name) or RIVALS.get(name) or Method(words[:1].upper() + words[1:], words, "rival")
 
 
 def ordered_methods(names: Iterable[str]) -> list[str]:

@@ -111,11 +111,10 @@ class Report:
             DataError: If the values are not those of a report.
         """
         try:
-            clients = [ClientScores(c["task"], c["seen"], c["scores"], seed=c.get("seed")) for c in values["clients"]]
             return cls(
                 metric=values["metric"]["name"],
                 higher_is_better=values["metric"]["higher_is_better"],
-                clients=tuple(clients),
+                clients=tuple(_client_from_json(client) for client in values["clients"]),
                 summary={name: _group_from_json(group) for name, group in values["summary"].items()},
                 seconds={phase: time for phase, time in values["seconds"].items() if time is not None},
                 config=values["config"],
@@ -153,7 +152,9 @@ class Report:
             "task": client.task,
             "seen": client.seen,
             "seed": client.seed,
+            **({} if client.study_seed is None else {"study_seed": client.study_seed}),
             "scores": client.scores,
+            **({"nats_per_token": client.nats_per_token} if client.nats_per_token else {}),
             **{name: share.value for name, share in shares.items()},
             "reasons": {name: share.reason for name, share in shares.items() if share.reason},
         }
@@ -181,12 +182,24 @@ def _json_value(value: Any) -> Any:  # noqa: ANN401 - any JSON value
     return os.fspath(value) if isinstance(value, os.PathLike) else value
 
 
+def _client_from_json(values: Mapping[str, Any]) -> ClientScores:
+    return ClientScores(
+        values["task"],
+        values["seen"],
+        values["scores"],
+        seed=values.get("seed"),
+        nats_per_token=values.get("nats_per_token", {}),
+        study_seed=values.get("study_seed"),
+    )
+
+
 def _group_from_json(values: Mapping[str, Any]) -> GroupSummary:
     methods = {
         name: MethodSummary(
             score=Estimate(**method["score"]),
             gain_recovered=Recovered(**method["gain_recovered"]),
             lead_of_translated=Estimate(**method["lead_of_translated"]) if method["lead_of_translated"] else None,
+            nats_per_token=Estimate(**method["nats_per_token"]) if method.get("nats_per_token") else None,
         )
         for name, method in values["methods"].items()
     }

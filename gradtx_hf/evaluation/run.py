@@ -2,10 +2,12 @@
 
 The output folder holds, besides the report:
 
-    evaluation.json    the arguments, and the SHA-256 of the translator's, the store's and local clients' files
+    evaluation.json    the arguments, the SHA-256 of the translators', the store's and local clients' files, and what
+                       determines the fine-tuned adapters
     translator/        a copy of the translator, whose initial adapters all fine-tuning starts from
     public_finetune/   the adapter of the public control
-    clients/           a folder per client with its adapters ``source``, ``ceiling`` and ``translated``
+    clients/           a folder per client with its adapters ``source``, ``ceiling``, ``translated``, and one by the
+                       name of each rival
     seconds.json       phase to seconds, added up over all runs of the command in this folder
 
 So an interrupted evaluation goes on where it was, with the same arguments and inputs or not at all.
@@ -20,19 +22,21 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from gradtx_hf.client import fine_tune_client
-from gradtx_hf.curation import pooled_public_examples
 from gradtx_hf.errors import OutputExistsError
 from gradtx_hf.evaluation.arguments import HIGHER_IS_BETTER, ClientData, EvaluationArguments
-from gradtx_hf.evaluation.controls import State, partners, target_states
-from gradtx_hf.evaluation.inputs import TEST_SEED, check_data, check_translator_and_store, input_digests
+from gradtx_hf.evaluation.controls import State, num_target_runs, partners, target_states
+from gradtx_hf.evaluation.fine_tuning import fine_tuning_jobs, perform_fine_tuning, recipes_of
+from gradtx_hf.evaluation.inputs import TEST_SEED, check_data, check_rivals, check_translator_and_store, input_digests
+from gradtx_hf.evaluation.methods import TRANSLATED
 from gradtx_hf.evaluation.report import Report
+from gradtx_hf.evaluation.reuse import PUBLIC_ADAPTER, copy_adapters, find_adapters, fine_tuning_inputs
 from gradtx_hf.evaluation.saving import save_report
-from gradtx_hf.evaluation.scoring import ScoringSettings, score_states
+from gradtx_hf.evaluation.scoring import Scored, ScoringSettings, score_states
 from gradtx_hf.evaluation.seconds import read_seconds, timed
 from gradtx_hf.evaluation.summary import ClientScores
-from gradtx_hf.finetuning import FineTuningRecipe, Sample, load_samples
+from gradtx_hf.finetuning import Sample, load_samples
 from gradtx_hf.finetuning.pool import one_thread, run_jobs
+from gradtx_hf.finetuning.public_data import pooled_public_examples
 from gradtx_hf.hub import resolve_folder
 from gradtx_hf.lora import load_adapter
 from gradtx_hf.output import require_new_folder, write_json
@@ -43,18 +47,7 @@ from gradtx_hf.updates.store import UpdateStore
 logger = logging.getLogger(__name__)
 
 CONFIG_FILE = "evaluation.json"
-
-
-@dataclass(frozen=True)
-class FineTuningJob:
-    """One adapter to fine-tune: where it starts, on what, how, and where it goes."""
-
-    init: str
-    samples: tuple[Sample, ...] | None
-    store: str
-    recipe: FineTuningRecipe
-    seed: int
-    output_dir: str
+CLIENTS_FOLDER = "clients"
 
 
 @dataclass(frozen=True)
@@ -79,42 +72,53 @@ def evaluate(arguments: EvaluationArguments, *, command: str = "") -> Report:
 
     Raises:
         GradTxError: If the translator, the store or the data cannot be used, or the folder holds something else,
-            such as an evaluation of other inputs; the message names the first that has changed.
+            such as an evaluation of other inputs; the message names the first that has changed. Or if the adapters of
+            ``adapters_from`` are of another fine-tuning.
     """
     translator = PeftTranslator.from_pretrained(arguments.translator)
+    rivals = {name: PeftTranslator.from_pretrained(rival) for name, rival in arguments.rivals.items()}
     store = UpdateStore.open(arguments.store)
     clients = arguments.client_data()
     check_translator_and_store(translator, store)
-    check_data(clients, metric=arguments.metric)
-    if not (Path(arguments.output_dir) / CONFIG_FILE).is_file():
+    check_rivals(rivals, translator)
+    train_digests = check_data(clients, metric=arguments.metric)
+    folder = Path(arguments.output_dir)
+    if not (folder / CONFIG_FILE).is_file():
         pooled_public_examples(store)  # to see that they are what they were
-    folder = _claim(arguments, input_digests(resolve_folder(arguments.translator).path, store, clients))
+    homes = [folder / CLIENTS_FOLDER / client_folder_name(i, client) for i, client in enumerate(clients)]
+    recipes = recipes_of(arguments, store)
+    fine_tuning = fine_tuning_inputs(
+        translator,
+        store,
+        clients,
+        recipes=recipes,
+        train_digests=train_digests,
+        folders=[home.relative_to(folder).as_posix() for home in homes],
+    )
+    inits = {"source": str(folder / "translator" / SOURCE_INIT), "target": str(folder / "translator" / TARGET_INIT)}
+    jobs = fine_tuning_jobs(arguments, recipes, inits=inits, folder=folder, homes=homes)
+    earlier: dict[str, Path] = {}
+    if arguments.adapters_from is not None and not all(Path(job.output_dir).is_dir() for job in jobs):
+        earlier = find_adapters(Path(arguments.adapters_from), fine_tuning, config_file=CONFIG_FILE)
+    _claim(arguments, _digests(arguments, store), fine_tuning)
     with timed(folder, "fine_tuning"):
-        inits = _write_inits(translator, folder)
-        jobs = _fine_tuning_jobs(arguments, store, inits=inits, folder=folder)
+        if not (folder / "translator").is_dir():
+            translator.save_pretrained(folder / "translator")
+        copy_adapters(earlier, folder)
         missing = [job for job in jobs if not Path(job.output_dir).is_dir()]
         for _ in run_jobs(perform_fine_tuning, missing, num_workers=arguments.num_workers, description="fine-tuning"):
             pass
     with timed(folder, "translation_and_controls"):
         aligned = [
             translator.read(
-                load_adapter(_client_folder(folder, i, client) / "source"),
-                allow_other_start=arguments.allow_other_start,
-                allow_other_base=True,
+                load_adapter(home / "source"), allow_other_start=arguments.allow_other_start, allow_other_base=True
             ).alignment.state
-            for i, client in enumerate(clients)
+            for home in homes
         ]
-        states = target_states(
-            {"source": translator.source_init, "target": translator.target_init},
-            store,
-            aligned,
-            translated=[_translated(translator, folder, i, client) for i, client in enumerate(clients)],
-            shuffled=partners([client.task for client in clients], [client.seen for client in clients]),
-        )
-        public = load_adapter(folder / "public_finetune").tensors
-        for i, client in enumerate(clients):
-            states[i]["public_finetune"] = public
-            states[i]["ceiling"] = load_adapter(_client_folder(folder, i, client) / "ceiling").tensors
+        states = _target_states({TRANSLATED: translator, **rivals}, store, aligned, clients=clients, homes=homes)
+        public = load_adapter(folder / PUBLIC_ADAPTER).tensors
+        for home, methods in zip(homes, states, strict=True):
+            methods |= {"public_finetune": public, "ceiling": load_adapter(home / "ceiling").tensors}
     with timed(folder, "scoring"):
         scored = _score(arguments, inits, clients=clients, states=states, source_states=aligned)
     report = Report.from_clients(
@@ -122,7 +126,7 @@ def evaluate(arguments: EvaluationArguments, *, command: str = "") -> Report:
         metric=arguments.metric,
         higher_is_better=HIGHER_IS_BETTER[arguments.metric],
         seconds=read_seconds(folder),
-        config=asdict(arguments),
+        config=asdict(arguments) | {"num_target_runs": num_target_runs(store)},
         command=command,
     )
     save_report(report, folder)
@@ -130,18 +134,7 @@ def evaluate(arguments: EvaluationArguments, *, command: str = "") -> Report:
     return report
 
 
-def perform_fine_tuning(job: FineTuningJob) -> None:
-    """Fine-tune one adapter; a client's, a ceiling, or, without samples, the public control on the pooled data."""
-    with one_thread():
-        examples = (
-            pooled_public_examples(UpdateStore.open(job.store))
-            if job.samples is None
-            else load_samples(job.samples, seed=job.seed)
-        )
-        fine_tune_client(job.init, examples, recipe=job.recipe, output_dir=job.output_dir, seed=job.seed)
-
-
-def perform_scoring(job: ScoringJob) -> dict[str, float]:
+def perform_scoring(job: ScoringJob) -> dict[str, Scored]:
     """Score every method of one job."""
     with one_thread():
         examples = load_samples(job.samples, seed=TEST_SEED)
@@ -154,14 +147,16 @@ def client_folder_name(index: int, client: ClientData) -> str:
     return f"{index:03d}-{safe}"
 
 
-def _client_folder(folder: Path, index: int, client: ClientData) -> Path:
-    return folder / "clients" / client_folder_name(index, client)
+def _digests(arguments: EvaluationArguments, store: UpdateStore) -> dict[str, str]:
+    rivals = {name: resolve_folder(rival).path for name, rival in arguments.rivals.items()}
+    return input_digests(resolve_folder(arguments.translator).path, store, arguments.client_data(), rivals=rivals)
 
 
-def _claim(arguments: EvaluationArguments, inputs: Mapping[str, str]) -> Path:
+def _claim(arguments: EvaluationArguments, inputs: Mapping[str, str], fine_tuning: Mapping[str, Any]) -> None:
     """Make the output folder ours, or go on in it if it holds this very evaluation of these very inputs."""
     folder = Path(arguments.output_dir)
-    values = json.loads(json.dumps({"arguments": asdict(arguments) | {"num_workers": None}, "inputs": inputs}))
+    noted = {"arguments": asdict(arguments) | {"num_workers": None}, "inputs": inputs, "fine_tuning": fine_tuning}
+    values = json.loads(json.dumps(noted))
     path = folder / CONFIG_FILE
     if path.is_file():
         difference = _first_difference(json.loads(path.read_text(encoding="utf-8")), values)
@@ -170,10 +165,9 @@ def _claim(arguments: EvaluationArguments, inputs: Mapping[str, str]) -> Path:
                 f"'{folder}' holds another evaluation: {difference}. Put it back, name a new folder, or remove this "
                 "one first."
             )
-        return folder
+        return
     require_new_folder(folder).mkdir(parents=True, exist_ok=True)
     write_json(path, values)
-    return folder
 
 
 def _first_difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
@@ -186,48 +180,36 @@ def _first_difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str 
     return None
 
 
-def _write_inits(translator: PeftTranslator, folder: Path) -> dict[str, str]:
-    """Keep the translator's initial adapters beside the results; fine-tuning jobs start from them."""
-    home = folder / "translator"
-    if not home.is_dir():
-        translator.save_pretrained(home)
-    return {"source": str(home / SOURCE_INIT), "target": str(home / TARGET_INIT)}
-
-
-def _fine_tuning_jobs(
-    arguments: EvaluationArguments,
+def _target_states(
+    translators: Mapping[str, PeftTranslator],
     store: UpdateStore,
+    aligned: Sequence[State],
     *,
-    inits: dict[str, str],
-    folder: Path,
-) -> list[FineTuningJob]:
-    recipes = {
-        side: FineTuningRecipe.from_dict(getattr(arguments, f"{side}_recipe") or store.plan[side]["recipe"])
-        for side in ("source", "target")
+    clients: Sequence[ClientData],
+    homes: Sequence[Path],
+) -> list[dict[str, State]]:
+    """Return each client's target adapters by method: of every translator, and of the controls that the store gives."""
+    translated = {
+        name: [_translated(translator, home, client, name=name) for home, client in zip(homes, clients, strict=True)]
+        for name, translator in translators.items()
     }
-    public_recipe = FineTuningRecipe.from_dict(arguments.public_recipe or store.plan["target"]["recipe"])
-
-    def job(
-        side: str, samples: tuple[Sample, ...] | None, recipe: FineTuningRecipe, seed: int, to: Path
-    ) -> FineTuningJob:
-        return FineTuningJob(inits[side], samples, arguments.store, recipe, seed, str(to))
-
-    jobs = [job("target", None, public_recipe, 0, folder / "public_finetune")]
-    for i, client in enumerate(arguments.client_data()):
-        home = _client_folder(folder, i, client)
-        jobs.append(job("target", client.train, recipes["target"], client.seed, home / "ceiling"))
-        jobs.append(job("source", client.train, recipes["source"], client.seed, home / "source"))
-    return jobs
+    states = target_states(
+        {"source": translators[TRANSLATED].source_init, "target": translators[TRANSLATED].target_init},
+        store,
+        aligned,
+        translated=translated[TRANSLATED],
+        shuffled=partners([client.task for client in clients], [client.seen for client in clients]),
+    )
+    return [methods | {name: made[i] for name, made in translated.items()} for i, methods in enumerate(states)]
 
 
-def _translated(translator: PeftTranslator, folder: Path, index: int, client: ClientData) -> State:
-    """Return what is in a client's ``translated`` folder, which is written if it is not there: what is scored."""
-    home = _client_folder(folder, index, client)
-    if not (home / "translated").is_dir():
+def _translated(translator: PeftTranslator, home: Path, client: ClientData, *, name: str) -> State:
+    """Return what is in a client's folder of a translator, which is written if it is not there: what is scored."""
+    if not (home / name).is_dir():
         adapter = load_adapter(home / "source", name=f"{client.task}, seed {client.seed}")
         translated = translator.translate(adapter, allow_other_start=True, allow_other_base=True)
-        translated.save_pretrained(home / "translated")
-    return dict(load_adapter(home / "translated").tensors)
+        translated.save_pretrained(home / name)
+    return dict(load_adapter(home / name).tensors)
 
 
 def _score(
@@ -248,10 +230,16 @@ def _score(
     for client, methods, source_state in zip(clients, states, source_states, strict=True):
         jobs.append(ScoringJob(inits["target"], methods, client.test, settings))
         jobs.append(ScoringJob(inits["source"], {"source_client": source_state}, client.test, settings))
-    scores: list[dict[str, float]] = [{} for _ in clients]
+    scored: list[dict[str, Scored]] = [{} for _ in clients]
     for index, found in run_jobs(perform_scoring, jobs, num_workers=arguments.num_workers, description="scoring"):
-        scores[index // 2] |= found
+        scored[index // 2] |= found
     return [
-        ClientScores(client.task, client.seen, found, seed=client.seed)
-        for client, found in zip(clients, scores, strict=True)
+        ClientScores(
+            client.task,
+            client.seen,
+            {name: method.score for name, method in methods.items()},
+            seed=client.seed,
+            nats_per_token={n: m.nats_per_token for n, m in methods.items() if m.nats_per_token is not None},
+        )
+        for client, methods in zip(clients, scored, strict=True)
     ]

@@ -14,6 +14,7 @@ from gradtx_hf.errors import DataError
 from gradtx_hf.evaluation.arguments import MetricName
 from gradtx_hf.evaluation.metrics import exact_match
 from gradtx_hf.finetuning import bits_per_character, generate_completions, load_language_model, reset_adapter
+from gradtx_hf.finetuning.generate import completion_nats
 from gradtx_hf.lora import load_adapter
 
 
@@ -42,7 +43,7 @@ class ScoringSettings:
         metric: ``exact_match``: share of greedy completions that equal the reference, in [0, 1].
             ``bits_per_character``: see ``gradtx_hf.finetuning.bits_per_character``.
         max_new_tokens: Most tokens of a completion.
-        max_length: Most tokens of a text.
+        max_length: Most tokens of a text, or of a prompt with its reference completion.
         batch_size: Examples at once.
     """
 
@@ -52,13 +53,26 @@ class ScoringSettings:
     batch_size: int
 
 
+@dataclass(frozen=True)
+class Scored:
+    """What one model with one adapter scores on held-out examples.
+
+    Attributes:
+        score: In the metric's unit.
+        nats_per_token: Beside exact match: see ``gradtx_hf.finetuning.generate.completion_nats``; None for texts.
+    """
+
+    score: float
+    nats_per_token: float | None = None
+
+
 def score_states(
     init: str,
     states: Mapping[str, Mapping[str, Tensor]],
     examples: Dataset,
     *,
     settings: ScoringSettings,
-) -> dict[str, float]:
+) -> dict[str, Scored]:
     """Score a base model with several adapters of one layout, one after the other.
 
     Args:
@@ -68,7 +82,7 @@ def score_states(
         settings: What is measured.
 
     Returns:
-        Method name to score.
+        Method name to what it scores.
     """
     adapter = load_adapter(init)
     language_model, tokenizer = load_language_model(adapter.base_model, revision=adapter.config.revision)
@@ -86,8 +100,8 @@ def score(
     examples: Dataset,
     *,
     settings: ScoringSettings,
-) -> float:
-    """Score one model with its adapter, in the metric's unit."""
+) -> Scored:
+    """Score one model with its adapter; by exact match also in nats per token of the reference completions."""
     if settings.metric == "exact_match":
         completions = generate_completions(
             model,
@@ -96,7 +110,16 @@ def score(
             max_new_tokens=settings.max_new_tokens,
             batch_size=settings.batch_size,
         )
-        return exact_match(completions, examples["completion"])
-    return bits_per_character(
+        nats = completion_nats(
+            model,
+            tokenizer,
+            examples["prompt"],
+            examples["completion"],
+            max_length=settings.max_length,
+            batch_size=settings.batch_size,
+        )
+        return Scored(exact_match(completions, examples["completion"]), nats)
+    bits = bits_per_character(
         model, tokenizer, examples["text"], max_length=settings.max_length, batch_size=settings.batch_size
     )
+    return Scored(bits)

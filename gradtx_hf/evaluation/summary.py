@@ -1,7 +1,8 @@
 """Means over clients with bootstrap intervals, in groups of seen and unseen tasks.
 
 Tasks are resampled with replacement, each with all its clients: several seeds of one task are not independent, and an
-interval is to hold for further tasks. The draws are the same for every method, so that comparisons are paired.
+interval is to hold for further tasks. Where several evaluations are pooled, a task of one study seed and the same
+task of another are two (see ``pooling``). The draws are the same for every method, so that comparisons are paired.
 Intervals are 95 % percentile intervals; with fewer than two tasks there are none.
 Axes: C clients, T tasks, K draws, M methods. Source: ours.
 """
@@ -10,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 import numpy as np
@@ -31,6 +32,9 @@ NUM_DRAWS = 2000
 """Bootstrap draws (ours)."""
 PERCENTILES = (2.5, 97.5)
 
+Cluster = tuple[int | None, str]
+"""A task within its study seed; None where there is one study only."""
+
 
 @dataclass(frozen=True)
 class ClientScores:
@@ -42,19 +46,26 @@ class ClientScores:
         scores: Method name to score in the metric's unit; None where a method has none. A score that is not finite
             becomes None.
         seed: The client's seed, if it has one.
+        nats_per_token: Method name to the mean negative log-likelihood of the reference completions, in nats per
+            token; empty where the metric has no completions.
+        study_seed: In a pooled report, the seed of the evaluation that the client was in.
     """
 
     task: str
     seen: bool | None
     scores: Mapping[str, float | None]
     seed: int | None = None
+    nats_per_token: Mapping[str, float | None] = field(default_factory=dict)
+    study_seed: int | None = None
 
     def __post_init__(self) -> None:
-        finite = {
-            name: float(score) if score is not None and math.isfinite(score) else None
-            for name, score in self.scores.items()
-        }
-        object.__setattr__(self, "scores", finite)
+        object.__setattr__(self, "scores", _finite(self.scores))
+        object.__setattr__(self, "nats_per_token", _finite(self.nats_per_token))
+
+    @property
+    def cluster(self) -> Cluster:
+        """What is resampled as one: the task, within its study seed."""
+        return self.study_seed, self.task
 
     def pgr(self, *, higher_is_better: bool) -> Recovered:
         """Return this client's performance gap recovered (see ``performance_gap_recovered``)."""
@@ -75,7 +86,7 @@ class Estimate:
 
     Attributes:
         mean: The mean.
-        low: Lower end of its 95 % bootstrap interval over tasks; None where the clients have fewer than two tasks.
+        low: Lower end of its 95 % bootstrap interval over tasks; None where the clients have fewer than two.
         high: Upper end of that interval.
         num_clients: Clients averaged over.
     """
@@ -95,11 +106,14 @@ class MethodSummary:
         gain_recovered: Its share of the gap between the untouched target and the ceiling, of the means.
         lead_of_translated: By how much the translated adapter is better, paired by client; positive is better in
             either direction of the metric. None without a client that has both scores.
+        nats_per_token: Its mean in nats per token of the reference completions, lower is better; None where no client
+            has one.
     """
 
     score: Estimate
     gain_recovered: Recovered
     lead_of_translated: Estimate | None
+    nats_per_token: Estimate | None = None
 
 
 @dataclass(frozen=True)
@@ -108,7 +122,8 @@ class GroupSummary:
 
     Attributes:
         num_clients: Clients in the group.
-        num_tasks: Different tasks among them; the bootstrap resamples these.
+        num_tasks: Different tasks among them, in a pooled report pairs of study seed and task; the bootstrap
+            resamples these.
         methods: Method name to its summary, in the order in which they are shown; those with at least one score.
         pgr: Performance gap recovered by the translated adapter, of the means.
         gain_recovered: Gain recovered by the translated adapter, of the means.
@@ -161,7 +176,7 @@ class _Group:
         scored = [name for c in self.clients for name, score in c.scores.items() if score is not None]
         return GroupSummary(
             num_clients=len(self.clients),
-            num_tasks=len({client.task for client in self.clients}),
+            num_tasks=len({client.cluster for client in self.clients}),
             methods={name: self._method(name) for name in ordered_methods(scored)},
             pgr=self._share((TRANSLATED, SOURCE_CLIENT, CEILING)),
             gain_recovered=self._share((TRANSLATED, TARGET_UNTOUCHED, CEILING)),
@@ -171,20 +186,20 @@ class _Group:
         paired, paired_tasks = self._columns((TRANSLATED, name))
         alone, tasks = self._columns((name,))
         leads = (paired[:, :1] - paired[:, 1:]) * (1.0 if self.higher_is_better else -1.0)
+        nats, nats_tasks = _complete([(c.cluster, [c.nats_per_token.get(name)]) for c in self.clients], num_columns=1)
         return MethodSummary(
             score=self._estimate(alone, tasks),
             gain_recovered=self._share((name, TARGET_UNTOUCHED, CEILING)),
             lead_of_translated=self._estimate(leads, paired_tasks) if len(leads) else None,
+            nats_per_token=self._estimate(nats, nats_tasks) if len(nats) else None,
         )
 
-    def _columns(self, names: Sequence[str]) -> tuple[np.ndarray, list[str]]:
+    def _columns(self, names: Sequence[str]) -> tuple[np.ndarray, list[Cluster]]:
         """Return ``[C, len(names)]`` of the clients that have all of these scores, and these clients' tasks."""
-        rows = [(client.task, [client.scores.get(name) for name in names]) for client in self.clients]
-        complete = [(task, row) for task, row in rows if None not in row]
-        columns = np.array([row for _, row in complete], dtype=np.float64).reshape(-1, len(names))
-        return columns, [task for task, _ in complete]
+        rows = [(client.cluster, [client.scores.get(name) for name in names]) for client in self.clients]
+        return _complete(rows, num_columns=len(names))
 
-    def _resampled(self, columns: np.ndarray, tasks: Sequence[str]) -> np.ndarray | None:
+    def _resampled(self, columns: np.ndarray, tasks: Sequence[Cluster]) -> np.ndarray | None:
         """Return the means of ``[C, M]`` over the clients of resampled tasks, ``[K, M]``; None for a single task."""
         names = list(dict.fromkeys(tasks))
         if len(names) < 2:
@@ -196,7 +211,7 @@ class _Group:
         means: np.ndarray = sums / num_clients[:, None]
         return means
 
-    def _estimate(self, values: np.ndarray, tasks: Sequence[str]) -> Estimate:
+    def _estimate(self, values: np.ndarray, tasks: Sequence[Cluster]) -> Estimate:
         """Return the mean of ``[C, 1]`` with its interval."""
         draws = self._resampled(values, tasks)
         low, high = (None, None) if draws is None else _interval(draws)
@@ -229,6 +244,22 @@ class _Group:
 def _draws(num_tasks: int, seed: int) -> np.ndarray:
     """Return indices of resampled tasks ``[K, T]``; the same for every method, which makes comparisons paired."""
     return np.random.default_rng(seed).integers(num_tasks, size=(NUM_DRAWS, num_tasks))
+
+
+def _finite(scores: Mapping[str, float | None]) -> dict[str, float | None]:
+    """Return scores with None in place of what is not finite."""
+    return {
+        name: float(score) if score is not None and math.isfinite(score) else None for name, score in scores.items()
+    }
+
+
+def _complete(
+    rows: Sequence[tuple[Cluster, Sequence[float | None]]], *, num_columns: int
+) -> tuple[np.ndarray, list[Cluster]]:
+    """Return the rows without a gap, ``[C, num_columns]``, and their tasks."""
+    complete = [(task, row) for task, row in rows if None not in row]
+    columns = np.array([row for _, row in complete], dtype=np.float64).reshape(-1, num_columns)
+    return columns, [task for task, _ in complete]
 
 
 def _interval(draws: np.ndarray) -> tuple[float, float]:

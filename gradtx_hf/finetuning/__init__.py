@@ -13,6 +13,7 @@ from gradtx_hf.finetuning.data import DataSource, load_examples
 from gradtx_hf.finetuning.encoding import encode_prompts, tokenize_examples
 from gradtx_hf.finetuning.generate import bits_per_character, generate_completions
 from gradtx_hf.finetuning.language_model import load_language_model
+from gradtx_hf.finetuning.packed import PackedResult, PackedRun, fine_tune_pack
 from gradtx_hf.finetuning.recipe import FineTuningRecipe
 from gradtx_hf.finetuning.samples import Sample, load_samples
 from gradtx_hf.finetuning.trainer import (
@@ -30,6 +31,8 @@ __all__ = [
     "DataSource",
     "FineTuningRecipe",
     "FineTuningResult",
+    "PackedResult",
+    "PackedRun",
     "Sample",
     "adapter_parameters",
     "adapter_state",
@@ -37,6 +40,7 @@ __all__ = [
     "bits_per_character",
     "encode_prompts",
     "fine_tune",
+    "fine_tune_pack",
     "generate_completions",
     "has_converged",
     "load_examples",

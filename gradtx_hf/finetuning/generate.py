@@ -1,4 +1,4 @@
-"""Pure functions of a model in evaluation: greedy completions, and bits per character of a text.
+"""Pure functions of a model in evaluation: greedy completions, nats of given ones, bits per character of a text.
 
 Axes: B rows of a batch, T tokens.
 """
@@ -10,13 +10,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from datasets import Dataset
 from peft import PeftModel
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from gradtx_hf.errors import DataError
-from gradtx_hf.finetuning.encoding import IGNORED, encode_prompts
+from gradtx_hf.finetuning.encoding import IGNORED, encode_prompts, tokenize_examples
 
 
 @torch.no_grad()
@@ -62,6 +63,49 @@ def generate_completions(
         for i, text in zip(chosen, tokenizer.batch_decode(new, skip_special_tokens=True), strict=True):
             completions[i] = text
     return completions
+
+
+@torch.no_grad()
+def completion_nats(
+    model: PreTrainedModel | PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str],
+    completions: Sequence[str],
+    *,
+    max_length: int,
+    batch_size: int,
+) -> float:
+    """Measure how well a model predicts given completions: the loss that fine-tuning minimises.
+
+    Args:
+        model: A causal language model, with or without adapter; put into evaluation mode.
+        tokenizer: The model's tokenizer.
+        prompts: The prompts.
+        completions: The completion wanted of each prompt.
+        max_length: Most tokens of a prompt with its completion; longer ones are cut as ``tokenize_examples`` does.
+        batch_size: Completions at once.
+
+    Returns:
+        Mean negative log-likelihood over the tokens of all completions, the EOS token of each among them, in nats.
+
+    Raises:
+        DataError: If there is no completion, their number is not the prompts', or the tokenizer has no EOS token.
+    """
+    if len(prompts) != len(completions):
+        raise DataError(f"got {len(completions)} completions for {len(prompts)} prompts.")
+    model.eval()
+    examples = Dataset.from_dict({"prompt": list(prompts), "completion": list(completions)})
+    rows = tokenize_examples(examples, tokenizer, max_length=max_length)
+    nats, num_tokens = 0.0, 0
+    for start in range(0, len(rows), batch_size):
+        batch = rows[start : start + batch_size]
+        ids, mask = _pad(batch["input_ids"], 0, is_left=False)
+        labels = _pad(batch["labels"], IGNORED, is_left=False)[0][:, 1:].to(model.device)  # [B, T - 1]
+        ids, mask = ids.to(model.device), mask.to(model.device)
+        logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, :-1].float()
+        nats += float(cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="sum", ignore_index=IGNORED))
+        num_tokens += int((labels != IGNORED).sum())
+    return nats / num_tokens
 
 
 @torch.no_grad()

@@ -21,6 +21,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from gradtx_hf.errors import ConfigurationError, MissingFileError
+from gradtx_hf.playground import local_name
 
 
 def load_language_model(
@@ -29,7 +30,7 @@ def load_language_model(
     """Load a causal language model and its tokenizer: float32 on the CPU, or its own type on the GPU if there is one.
 
     Args:
-        name_or_path: A local folder, or the id of a model on the Hub.
+        name_or_path: A local folder, the id of a model on the Hub, or the name of an embedded one.
         revision: Branch, tag or commit on the Hub.
 
     Raises:
@@ -41,7 +42,7 @@ def load_language_model(
     has_gpu = torch.cuda.is_available()
     with _explained(name_or_path), _without_bars():
         model = AutoModelForCausalLM.from_pretrained(
-            name_or_path,
+            local_name(name_or_path),
             config=config,
             revision=revision,
             dtype="auto" if has_gpu else torch.float32,
@@ -65,7 +66,9 @@ def load_model_config(name_or_path: str, *, revision: str | None = None) -> PreT
     if looks_local and not Path(name_or_path).is_dir():
         raise MissingFileError(f"model '{name_or_path}' is not there. Give a folder, or the id of a model on the Hub.")
     with _explained(name_or_path):
-        config: PreTrainedConfig = AutoConfig.from_pretrained(name_or_path, revision=revision, trust_remote_code=False)
+        config: PreTrainedConfig = AutoConfig.from_pretrained(
+            local_name(name_or_path), revision=revision, trust_remote_code=False
+        )
     return config
 
 
@@ -76,7 +79,7 @@ def load_tokenizer(name_or_path: str, *, revision: str | None = None) -> PreTrai
         ConfigurationError: If the model has none, or one that needs code of its own.
     """
     try:
-        return AutoTokenizer.from_pretrained(name_or_path, revision=revision, trust_remote_code=False)
+        return AutoTokenizer.from_pretrained(local_name(name_or_path), revision=revision, trust_remote_code=False)
     except (OSError, ValueError) as error:
         if _asks_for_code(error):
             raise _refusal_of_code(f"the tokenizer of model '{name_or_path}'") from error

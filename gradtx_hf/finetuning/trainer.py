@@ -175,14 +175,16 @@ def fine_tune(
         ConfigurationError: If nothing is trainable, or the loss did not stay finite.
         DataError: If the examples are not tokenized.
     """
-    _check_inputs(model, examples)
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ConfigurationError("the model has nothing to train. Load its adapter with is_trainable=True.")
+    require_tokens(examples)
     with tempfile.TemporaryDirectory(prefix="gradtx-") as scratch, _restored(model):
         trainer = AdapterSFTTrainer(
             model=model,
-            args=_training_arguments(recipe, seed=seed, scratch=scratch),
+            args=training_arguments(recipe, seed=seed, scratch=scratch),
             train_dataset=examples,
             processing_class=tokenizer,
-            data_collator=DataCollatorForLanguageModeling(pad_token_id=_pad_token_id(tokenizer)),
+            data_collator=DataCollatorForLanguageModeling(pad_token_id=pad_token_id(tokenizer)),
             callbacks=[*callbacks, *([StepBar("fine-tuning")] if show_progress else [])],
         )
         convergence = ConvergenceCallback(
@@ -194,12 +196,15 @@ def fine_tune(
         if recipe.until_converged:
             trainer.add_callback(convergence)
         trainer.train()
-    return _result(trainer.step_losses, recipe, converged=convergence.converged)
+    return summarise_run(trainer.step_losses, recipe, converged=convergence.converged)
 
 
-def _check_inputs(model: PeftModel, examples: Dataset) -> None:
-    if not any(parameter.requires_grad for parameter in model.parameters()):
-        raise ConfigurationError("the model has nothing to train. Load its adapter with is_trainable=True.")
+def require_tokens(examples: Dataset) -> None:
+    """Check that examples are tokenized.
+
+    Raises:
+        DataError: If they are not.
+    """
     if not {"input_ids", "labels"} <= set(examples.column_names):
         raise DataError(
             f"got columns {', '.join(examples.column_names)}, expected input_ids and labels. "
@@ -207,7 +212,14 @@ def _check_inputs(model: PeftModel, examples: Dataset) -> None:
         )
 
 
-def _training_arguments(recipe: FineTuningRecipe, *, seed: int, scratch: str) -> SFTConfig:
+def training_arguments(recipe: FineTuningRecipe, *, seed: int, scratch: str) -> SFTConfig:
+    """Return a recipe as the arguments of a trainer that logs, saves and reports nothing.
+
+    Args:
+        recipe: How to train.
+        seed: Seed of the order of the data and of dropout.
+        scratch: A folder that exists for as long as the trainer.
+    """
     has_gpu = torch.cuda.is_available()
     is_linear = recipe.schedule == "linear"
     return SFTConfig(
@@ -257,7 +269,7 @@ def _restored(model: PeftModel) -> Iterator[None]:
         model.eval()
 
 
-def _pad_token_id(tokenizer: PreTrainedTokenizerBase) -> int:
+def pad_token_id(tokenizer: PreTrainedTokenizerBase) -> int:
     """Return what to pad with; padding is masked, so any token serves."""
     for token_id in (tokenizer.pad_token_id, tokenizer.eos_token_id):
         if token_id is not None:
@@ -265,7 +277,17 @@ def _pad_token_id(tokenizer: PreTrainedTokenizerBase) -> int:
     return 0
 
 
-def _result(step_losses: Sequence[Tensor], recipe: FineTuningRecipe, *, converged: bool) -> FineTuningResult:
+def summarise_run(step_losses: Sequence[Tensor], recipe: FineTuningRecipe, *, converged: bool) -> FineTuningResult:
+    """Return what a run came to.
+
+    Args:
+        step_losses: Loss of every optimizer step, scalars in nats per completion token.
+        recipe: How it was trained.
+        converged: Whether it stopped because its loss no longer improved.
+
+    Raises:
+        ConfigurationError: If the loss did not stay finite.
+    """
     losses = torch.stack(list(step_losses)).tolist()
     last = losses[-recipe.convergence_window :]
     final_loss = math.fsum(last) / len(last)

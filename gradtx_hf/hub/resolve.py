@@ -26,6 +26,7 @@ from huggingface_hub.file_download import repo_folder_name
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # exported without __all__
 
 from gradtx_hf.errors import ConfigurationError, GradTxError, MissingFileError
+from gradtx_hf.playground import local_name
 
 
 FETCHED_PATTERNS = ("*.json", "*.safetensors", "*.md")
@@ -60,7 +61,8 @@ def resolve_folder(
     """Return a local folder as it is, or fetch a repository's files.
 
     Args:
-        repo_or_path: A folder that exists, or ``owner/name`` or ``owner/name@revision`` on the Hub.
+        repo_or_path: A folder that exists, ``owner/name`` or ``owner/name@revision`` on the Hub, or the name of what is
+            embedded in the package (see ``gradtx_hf.playground``).
         revision: Branch, tag or commit of the repository; the default branch if None.
         token: Access token; the one that ``hf auth login`` stored if None.
         cache_dir: Where fetched files are kept; the Hub's cache if None.
@@ -71,6 +73,7 @@ def resolve_folder(
         ConfigurationError: If arguments contradict each other, or one cannot be used.
         MissingFileError: If there is neither a folder nor a repository of that name that can be read.
     """
+    repo_or_path = local_name(str(repo_or_path))
     if _exists(repo_or_path):
         if revision is not None:
             raise ConfigurationError(

@@ -13,7 +13,7 @@ import math
 import re
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal, get_args
 
 from torch import nn
 from transformers import PreTrainedConfig, T5Config
@@ -22,6 +22,9 @@ from transformers.activations import ACT2FN
 from gradtx_hf.errors import ConfigurationError, LayoutError
 from gradtx_hf.updates import BlockLayout
 
+
+Decoding = Literal["autoregressive", "parallel"]
+"""How target blocks are made: one by one, each from those before it (paper Eq. 11), or all in one pass (ours)."""
 
 T5Value = int | float | str
 DEFAULT_T5: dict[str, T5Value] = {
@@ -51,6 +54,18 @@ class GradTransformerConfig(PreTrainedConfig):
         target_fingerprint: Fingerprint of ``target_blocks``; computed if None, else checked.
         t5: Fields of T5Config (see ``DEFAULT_T5``), completed with the defaults; ``num_decoder_layers`` follows
             ``num_layers``.
+        has_transformer: Whether there is a Transformer φ; without one the translator is the linear path alone, and
+            ``t5``, ``decoding``, ``block_positions`` and ``transformer_gain`` play no part.
+        linear_rank: Rank >= 0 of a linear path beside φ, from the whole source update to the whole target update;
+            0: no such path.
+        transformer_gain: Start value > 0 of a learned factor on φ's prediction where there is a linear path beside
+            it; without one the factor is 1 and not learned.
+        decoding: "autoregressive", block by block (paper), or "parallel", all blocks in one pass from learned block
+            queries that see one another in both directions.
+        block_positions: Whether each block's place has a learned embedding, added to the encoder's inputs and, in
+            autoregressive decoding, to the decoder's (the place of the block that is predicted).
+        learned_scale: Whether each kind of target tensor, such as ``q_proj.lora_B``, has a learned factor on the
+            standard deviation: for translators trained without target updates to take statistics from.
         source_base_model: Repository or path of the language model that source adapters belong to.
         source_base_revision: Its revision.
         target_base_model: Repository or path of the language model that target adapters belong to.
@@ -70,6 +85,12 @@ class GradTransformerConfig(PreTrainedConfig):
     source_fingerprint: str | None = None
     target_fingerprint: str | None = None
     t5: dict[str, T5Value] | None = None
+    has_transformer: bool = True
+    linear_rank: int = 0
+    transformer_gain: float = 0.3
+    decoding: Decoding = "autoregressive"
+    block_positions: bool = False
+    learned_scale: bool = False
     source_base_model: str | None = None
     source_base_revision: str | None = None
     target_base_model: str | None = None
@@ -81,6 +102,7 @@ class GradTransformerConfig(PreTrainedConfig):
         self.source_fingerprint = _check_layout("source", self.source_blocks, self.source_fingerprint)
         self.target_fingerprint = _check_layout("target", self.target_blocks, self.target_fingerprint)
         self.t5 = complete_t5(self.t5 or {})
+        _check_architecture(self)
         _check_provenance(self)
         super().__post_init__(**kwargs)
 
@@ -91,6 +113,12 @@ class GradTransformerConfig(PreTrainedConfig):
         target_layout: BlockLayout,
         *,
         t5: Mapping[str, T5Value] | None = None,
+        has_transformer: bool = True,
+        linear_rank: int = 0,
+        transformer_gain: float = 0.3,
+        decoding: Decoding = "autoregressive",
+        block_positions: bool = False,
+        learned_scale: bool = False,
         source_base_model: str | None = None,
         source_base_revision: str | None = None,
         target_base_model: str | None = None,
@@ -106,6 +134,12 @@ class GradTransformerConfig(PreTrainedConfig):
             source_blocks=source_layout.to_dict(),
             target_blocks=target_layout.to_dict(),
             t5=dict(t5 or {}),
+            has_transformer=has_transformer,
+            linear_rank=linear_rank,
+            transformer_gain=transformer_gain,
+            decoding=decoding,
+            block_positions=block_positions,
+            learned_scale=learned_scale,
             source_base_model=source_base_model,
             source_base_revision=source_base_revision,
             target_base_model=target_base_model,
@@ -194,6 +228,24 @@ def _check_layout(side: str, blocks: object, fingerprint: str | None) -> str:
 def _parse_layout(text: str) -> BlockLayout:
     """Parse a layout's JSON; a cache by content, so that the configuration itself stays plain JSON values."""
     return BlockLayout.from_dict(json.loads(text))
+
+
+def _check_architecture(config: GradTransformerConfig) -> None:
+    for name in ("has_transformer", "block_positions", "learned_scale"):
+        if not isinstance(getattr(config, name), bool):
+            raise ConfigurationError(f"got {name}={getattr(config, name)!r}, expected true or false.")
+    rank, gain = config.linear_rank, config.transformer_gain
+    if not isinstance(rank, int) or isinstance(rank, bool) or rank < 0:
+        raise ConfigurationError(f"got linear_rank={rank!r}, expected a whole number >= 0 (0: no linear path).")
+    if not (_is_number(gain) and gain > 0):
+        raise ConfigurationError(f"got transformer_gain={gain!r}, expected a number > 0.")
+    if config.decoding not in get_args(Decoding):
+        raise ConfigurationError(f"got decoding={config.decoding!r}, expected {' or '.join(get_args(Decoding))}.")
+    if not config.has_transformer and rank == 0:
+        raise ConfigurationError(
+            "got has_transformer=False and linear_rank=0, expected a Transformer, a linear path or both. "
+            "Set linear_rank to 1 or more, such as 128."
+        )
 
 
 def _check_provenance(config: GradTransformerConfig) -> None:

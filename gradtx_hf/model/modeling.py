@@ -2,49 +2,59 @@
 
 - Tokens go in and come out in their own units; the model standardises them with statistics of its own.
 - One linear map per token kind leads in and out; there is no token embedding and no language-model head.
-- One learned start embedding opens the target sequence, in training and in generation alike.
+- Blocks are decoded one by one, opened by one learned start embedding in training and in generation alike, or all at
+  once from learned block queries.
+- A low-rank linear path may stand beside the Transformer, or alone.
+- Predictions are differentiable, generated ones too, so that a translator can be trained by what its output does.
 
 Axes: B batch, N_S / N_T blocks, D_S / D_T size of the largest block, H d_model. Source: paper Sec. 3, Eqs. 6-11;
-standardisation and the learned start are ours.
+standardisation, the learned start, the linear path, positions and parallel decoding are ours.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import DynamicCache, EncoderDecoderCache, PreTrainedModel
+from transformers import DynamicCache, EncoderDecoderCache
 from transformers import initialization as init
+from transformers.models.t5.modeling_t5 import T5Stack
 
 from gradtx_hf.errors import LayoutError
-from gradtx_hf.model.configuration import GradTransformerConfig
+from gradtx_hf.model.configuration import Decoding, GradTransformerConfig
+from gradtx_hf.model.linear_path import LinearPath
 from gradtx_hf.model.output import GradTransformerOutput
 from gradtx_hf.model.projection import BlockProjection
+from gradtx_hf.model.standardisation import StandardisingModel
 from gradtx_hf.model.t5 import build_stack, load_t5
+from gradtx_hf.model.tensor_scale import TensorScale
 from gradtx_hf.updates import BlockLayout
 
 
-STATISTICS = ("source_mean", "source_std", "target_mean", "target_std")
-
-
-class GradTransformerModel(PreTrainedModel):
+class GradTransformerModel(StandardisingModel):
     """Encoder-decoder Transformer from source to target update vectors (paper: M, Eqs. 6-11).
 
-    Buffers ``source_mean``, ``source_std`` ``[N_S, D_S]`` and ``target_mean``, ``target_std`` ``[N_T, D_T]`` hold
-    the standardisation, in float32 whatever the dtype of the weights; the identity until ``set_statistics``.
+    In standardised units a prediction is W_out φ(...) without a linear path, else linear_path(source) +
+    transformer_gain · W_out φ(...), or the linear path alone. Modules and parameters are there only where the
+    configuration asks for them:
+
+    - with a Transformer: ``W_S_emb``, ``W_out``, ``encoder``, ``decoder``; decoding one by one ``W_T_emb`` and
+      ``start_token`` ``[H]``, in parallel ``block_queries`` ``[N_T, H]``;
+    - with block positions: ``source_positions`` ``[N_S, H]`` and, decoding one by one, ``target_positions``
+      ``[N_T, H]``;
+    - with a linear path: ``linear_path`` and, beside a Transformer, ``transformer_gain`` ``[1]``;
+    - with a learned scale: ``target_scale``.
     """
 
     config_class = GradTransformerConfig
-    config: GradTransformerConfig
-    source_mean: Tensor
-    source_std: Tensor
-    source_mask: Tensor
-    target_mean: Tensor
-    target_std: Tensor
-    target_mask: Tensor
+    W_S_emb: BlockProjection
+    W_T_emb: BlockProjection
+    W_out: BlockProjection
+    encoder: T5Stack
+    decoder: T5Stack
+    linear_path: LinearPath | None
     base_model_prefix = ""
     main_input_name = "source_blocks"
     supports_gradient_checkpointing = True
@@ -53,20 +63,13 @@ class GradTransformerModel(PreTrainedModel):
 
     def __init__(self, config: GradTransformerConfig) -> None:
         super().__init__(config)
-        self.source_layout = config.source_layout
-        self.target_layout = config.target_layout
-        hidden_size = config.hidden_size
-        self.W_S_emb = BlockProjection(self.source_layout, hidden_size=hidden_size, is_output=False)
-        self.W_T_emb = BlockProjection(self.target_layout, hidden_size=hidden_size, is_output=False)
-        self.W_out = BlockProjection(self.target_layout, hidden_size=hidden_size, is_output=True)
-        self.encoder = build_stack(config.t5_config(), is_decoder=False)
-        self.decoder = build_stack(config.t5_config(), is_decoder=True)
-        self.start_token = nn.Parameter(torch.zeros(hidden_size))
-        for side, layout in (("source", self.source_layout), ("target", self.target_layout)):
-            shape = (layout.num_blocks, layout.block_dim)
-            self.register_buffer(f"{side}_mean", torch.zeros(shape, dtype=torch.float32))
-            self.register_buffer(f"{side}_std", torch.ones(shape, dtype=torch.float32))
-            self.register_buffer(f"{side}_mask", torch.ones(shape, dtype=torch.bool), persistent=False)
+        layouts = (config.source_layout, config.target_layout)
+        has_both = config.has_transformer and config.linear_rank > 0
+        if config.has_transformer:
+            self._add_transformer(config)
+        self.linear_path = LinearPath(*layouts, rank=config.linear_rank) if config.linear_rank > 0 else None
+        self.transformer_gain = nn.Parameter(torch.ones(1)) if has_both else None
+        self._add_standardisation(config)
         self.post_init()
 
     def forward(self, source_blocks: Tensor, target_blocks: Tensor | None = None) -> GradTransformerOutput:
@@ -77,17 +80,17 @@ class GradTransformerModel(PreTrainedModel):
             target_blocks: ``[B, N_T, D_T]``, in the tokens' own units, or None.
 
         Returns:
-            Prediction ``[B, N_T, D_T]``; with target blocks also the loss (scalar) and the block errors ``[N_T]``.
+            Prediction ``[B, N_T, D_T]``, differentiable in both cases; with target blocks also the loss (scalar) and
+            the block errors ``[N_T]``. The loss teaches no learned scale: only the prediction depends on it.
 
         Raises:
             LayoutError: If blocks are not of the layout's shape.
         """
-        encoded = self._encode(source_blocks)
+        source = self._standardise_source(source_blocks)
         if target_blocks is None:
-            return GradTransformerOutput(predicted_blocks=self._to_own_units(self._generate(encoded)))
-        _check_shape("target", target_blocks, self.target_layout)
-        targets = self._standardise("target", target_blocks)
-        predicted = self._predict_forced(encoded, targets)
+            return GradTransformerOutput(predicted_blocks=self._to_own_units(self._predict(source)))
+        targets = self._standardise_target(target_blocks)
+        predicted = self._predict(source, targets)
         squares = (predicted.float() - targets).square() * self.target_mask
         return GradTransformerOutput(
             loss=squares.sum(dim=2).mean(),  # (paper Eq. 10)
@@ -97,7 +100,7 @@ class GradTransformerModel(PreTrainedModel):
 
     @torch.no_grad()
     def generate_updates(self, source_blocks: Tensor) -> Tensor:
-        """Generate target blocks one by one from source blocks (paper Eq. 11).
+        """Generate target blocks from source blocks, one by one (paper Eq. 11) or in parallel.
 
         Args:
             source_blocks: ``[B, N_S, D_S]``, in the tokens' own units.
@@ -108,50 +111,7 @@ class GradTransformerModel(PreTrainedModel):
         Raises:
             LayoutError: If blocks are not of the layout's shape.
         """
-        return self._to_own_units(self._generate(self._encode(source_blocks)))
-
-    def squared_errors(self, predicted_blocks: Tensor, target_blocks: Tensor) -> Tensor:
-        """Return the squared norm of each block's error in standardised units.
-
-        Args:
-            predicted_blocks: ``[B, N_T, D_T]`` or ``[N_T, D_T]``, in the tokens' own units.
-            target_blocks: ``[B, N_T, D_T]``, in the tokens' own units.
-
-        Returns:
-            ``[B, N_T]`` float32; the mean over all entries is the loss of paper Eq. 10.
-        """
-        return (((predicted_blocks - target_blocks) / self.target_std) * self.target_mask).square().sum(dim=2)
-
-    @torch.no_grad()
-    def set_statistics(
-        self,
-        *,
-        source_mean: Tensor | None = None,
-        source_std: Tensor | None = None,
-        target_mean: Tensor | None = None,
-        target_std: Tensor | None = None,
-    ) -> None:
-        """Set the standardisation; what is None stays as it is, and the padding stays the identity.
-
-        Args:
-            source_mean: ``[N_S, D_S]``.
-            source_std: ``[N_S, D_S]``, > 0.
-            target_mean: ``[N_T, D_T]``.
-            target_std: ``[N_T, D_T]``, > 0.
-
-        Raises:
-            LayoutError: If a shape is wrong, or a value is not finite or not positive.
-        """
-        given = dict(zip(STATISTICS, (source_mean, source_std, target_mean, target_std), strict=True))
-        for name, values in given.items():
-            if values is not None:
-                side, kind = name.split("_")
-                buffer, mask = getattr(self, name), getattr(self, f"{side}_mask")
-                if values.shape != buffer.shape:
-                    raise LayoutError(f"got {name} of shape {list(values.shape)}, expected {list(buffer.shape)}.")
-                identity = 0.0 if kind == "mean" else 1.0
-                buffer.copy_(torch.where(mask, values.to(buffer), identity))
-        self._check_statistics()
+        return self._to_own_units(self._predict(self._standardise_source(source_blocks)))
 
     @classmethod
     def from_pretrained(  # type: ignore[override]  # it is typed by tricks that no subclass can repeat
@@ -182,12 +142,17 @@ class GradTransformerModel(PreTrainedModel):
         return result
 
     @classmethod
-    def from_t5(
+    def from_t5(  # noqa: PLR0913 - one keyword for each field of the configuration that is free
         cls,
         path: str | Path,
         *,
         source_layout: BlockLayout,
         target_layout: BlockLayout,
+        linear_rank: int = 0,
+        transformer_gain: float = 0.3,
+        decoding: Decoding = "autoregressive",
+        block_positions: bool = False,
+        learned_scale: bool = False,
         revision: str | None = None,
         token: str | None = None,
         cache_dir: str | Path | None = None,
@@ -199,94 +164,134 @@ class GradTransformerModel(PreTrainedModel):
             path: Folder or repository of a T5 or Flan-T5 of any size, with safetensors weights.
             source_layout: What stands where in source tokens.
             target_layout: What stands where in target tokens.
+            linear_rank: As in the configuration, like the next four.
+            transformer_gain: Start value of the factor on the Transformer's prediction.
+            decoding: "autoregressive" or "parallel".
+            block_positions: Whether each block's place has a learned embedding.
+            learned_scale: Whether each kind of target tensor has a learned scale.
             revision: Branch, tag or commit.
             token: Access token.
             cache_dir: Where downloads are kept.
             local_files_only: Whether nothing may be downloaded.
 
         Raises:
-            ConfigurationError: If the model there is no T5, or one with fields out of range.
+            ConfigurationError: If the model there is no T5, or one with fields out of range, or another value cannot
+                be used.
             MissingFileError: If it cannot be found, or has no safetensors weights.
         """
         loaded = load_t5(path, revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only)
-        model = cls(GradTransformerConfig.from_layouts(source_layout, target_layout, t5=loaded.fields))
+        config = GradTransformerConfig.from_layouts(
+            source_layout,
+            target_layout,
+            t5=loaded.fields,
+            linear_rank=linear_rank,
+            transformer_gain=transformer_gain,
+            decoding=decoding,
+            block_positions=block_positions,
+            learned_scale=learned_scale,
+        )
+        model = cls(config)
         model.encoder.load_state_dict(loaded.encoder)
         model.decoder.load_state_dict(loaded.decoder)
         model.eval()
         return model
 
-    def _encode(self, source_blocks: Tensor) -> Tensor:
-        """Return the encoder's output ``[B, N_S, H]`` for source blocks ``[B, N_S, D_S]``."""
-        _check_shape("source", source_blocks, self.source_layout)
-        embedded = self.W_S_emb(self._standardise("source", source_blocks).to(self.dtype))  # (paper Eq. 6)
-        encoded: Tensor = self.encoder(inputs_embeds=embedded).last_hidden_state
-        return encoded
+    def _add_transformer(self, config: GradTransformerConfig) -> None:
+        """Add φ, the maps into and out of it, and the learned embeddings that its decoding needs."""
+        source_layout, target_layout, hidden_size = config.source_layout, config.target_layout, config.hidden_size
+        is_parallel = config.decoding == "parallel"
+        self.W_S_emb = BlockProjection(source_layout, hidden_size=hidden_size, is_output=False)
+        if not is_parallel:
+            self.W_T_emb = BlockProjection(target_layout, hidden_size=hidden_size, is_output=False)
+        self.W_out = BlockProjection(target_layout, hidden_size=hidden_size, is_output=True)
+        self.encoder = build_stack(config.t5_config(), is_decoder=False)
+        self.decoder = build_stack(config.t5_config(), is_decoder=True)
+        rows = (target_layout.num_blocks, hidden_size)
+        self.start_token = None if is_parallel else nn.Parameter(torch.zeros(hidden_size))
+        self.block_queries = nn.Parameter(torch.zeros(rows)) if is_parallel else None
+        has_places, has_target_places = config.block_positions, config.block_positions and not is_parallel
+        self.source_positions = nn.Parameter(torch.zeros(source_layout.num_blocks, hidden_size)) if has_places else None
+        self.target_positions = nn.Parameter(torch.zeros(rows)) if has_target_places else None
 
-    def _predict_forced(self, encoded: Tensor, targets: Tensor) -> Tensor:
-        """Predict ``[B, N_T, D_T]`` from the true blocks before each, all standardised."""
-        start = self.start_token.expand(len(targets), 1, -1)
-        # (paper Eq. 7); the maps go by place, so that all blocks are embedded and the last is dropped
+    def _predict(self, source: Tensor, targets: Tensor | None = None) -> Tensor:
+        """Predict ``[B, N_T, D_T]`` from the true blocks if they are given, else the model's own; all standardised."""
+        linear: Tensor | None = None if self.linear_path is None else self.linear_path(source.to(self.dtype))
+        if linear is not None and not self.config.has_transformer:
+            return linear
+        embedded = self.W_S_emb(source.to(self.dtype))  # (paper Eq. 6)
+        if self.source_positions is not None:
+            embedded = embedded + self.source_positions
+        encoded: Tensor = self.encoder(inputs_embeds=embedded).last_hidden_state  # [B, N_S, H]
+        if self.block_queries is not None:
+            return self._predict_parallel(encoded, linear)
+        return self._generate(encoded, linear) if targets is None else self._predict_forced(encoded, linear, targets)
+
+    def _predict_forced(self, encoded: Tensor, linear: Tensor | None, targets: Tensor) -> Tensor:
+        """Predict all blocks at once, each from the true ones before it (paper Eqs. 7-9)."""
+        # the maps go by place, so that all blocks are embedded and the last is dropped
         embedded = self.W_T_emb(targets.to(self.dtype))[:, :-1]
-        inputs = torch.cat([start, embedded], dim=1)  # [B, N_T, H]
-        hidden = self.decoder(inputs_embeds=inputs, encoder_hidden_states=encoded, use_cache=False)  # (paper Eq. 8)
-        predicted: Tensor = self.W_out(hidden.last_hidden_state) * self.target_mask  # (paper Eq. 9)
-        return predicted
+        inputs = torch.cat([self._start(len(targets)), embedded], dim=1)  # [B, N_T, H]
+        if self.target_positions is not None:
+            inputs = inputs + self.target_positions
+        hidden = self.decoder(inputs_embeds=inputs, encoder_hidden_states=encoded, use_cache=False).last_hidden_state
+        return self._add_linear(self.W_out(hidden) * self.target_mask, linear)
 
-    def _generate(self, encoded: Tensor) -> Tensor:
-        """Predict ``[B, N_T, D_T]`` from the model's own blocks before each, standardised (paper Eq. 11)."""
+    def _generate(self, encoded: Tensor, linear: Tensor | None) -> Tensor:
+        """Predict one block after the other, each from the model's own before it (paper Eq. 11).
+
+        A layer that is recomputed in the backward pass cannot keep keys and values (transformers drops the cache
+        without an error), so that under gradient checkpointing all earlier blocks are decoded again for each one.
+        """
         config = self.decoder.config
-        cache = EncoderDecoderCache(DynamicCache(config=config), DynamicCache(config=config))
-        inputs = self.start_token.expand(len(encoded), 1, -1)  # [B, 1, H]
-        blocks = []
+        is_cached = not (self.training and self.decoder.gradient_checkpointing)
+        cache = EncoderDecoderCache(DynamicCache(config=config), DynamicCache(config=config)) if is_cached else None
+        inputs = embedded = self._start(len(encoded))  # [B, 1, H]
+        blocks: list[Tensor] = []
         for n in range(self.target_layout.num_blocks):
+            if n > 0:
+                embedded = self.W_T_emb.project_block(blocks[-1], index=n - 1)
+            if self.target_positions is not None:
+                embedded = embedded + self.target_positions[n]
+            inputs = embedded if is_cached or n == 0 else torch.cat([inputs, embedded], dim=1)
             hidden = self.decoder(
-                inputs_embeds=inputs, encoder_hidden_states=encoded, past_key_values=cache, use_cache=True
-            ).last_hidden_state
+                inputs_embeds=inputs, encoder_hidden_states=encoded, past_key_values=cache, use_cache=is_cached
+            ).last_hidden_state[:, -1:]
             block = self.W_out.project_block(hidden, index=n) * self.target_mask[n]  # [B, 1, D_T]
-            inputs = self.W_T_emb.project_block(block, index=n)
-            blocks.append(block)
+            blocks.append(self._add_linear(block, None if linear is None else linear[:, n : n + 1]))
         return torch.cat(blocks, dim=1)
 
-    def _standardise(self, side: str, blocks: Tensor) -> Tensor:
-        mean, std, mask = (getattr(self, f"{side}_{name}") for name in ("mean", "std", "mask"))
-        standardised: Tensor = (blocks.float() - mean) / std * mask
-        return standardised
+    def _predict_parallel(self, encoded: Tensor, linear: Tensor | None) -> Tensor:
+        """Predict all blocks at once from learned queries that see one another in both directions (ours).
 
-    def _to_own_units(self, standardised: Tensor) -> Tensor:
-        own: Tensor = (standardised.float() * self.target_std + self.target_mean) * self.target_mask
-        return own
+        T5's decoder takes a four-dimensional mask as it is instead of making a causal one. Its position bias gives
+        all later blocks distance 0; the queries themselves tell them apart.
+        """
+        assert self.block_queries is not None
+        num_blocks = self.target_layout.num_blocks
+        hidden = self.decoder(
+            inputs_embeds=self.block_queries.expand(len(encoded), -1, -1),
+            attention_mask=encoded.new_zeros(1, 1, num_blocks, num_blocks),  # added to the scores
+            encoder_hidden_states=encoded,
+            use_cache=False,
+        ).last_hidden_state
+        return self._add_linear(self.W_out(hidden) * self.target_mask, linear)
 
-    def _check_statistics(self) -> None:
-        for name in STATISTICS:
-            values = getattr(self, name)
-            if not bool(values.isfinite().all()) or (name.endswith("std") and not bool((values > 0).all())):
-                raise LayoutError(f"got {name} with values that are not finite or not positive: nothing can be scaled.")
+    def _start(self, batch_size: int) -> Tensor:
+        assert self.start_token is not None
+        return self.start_token.expand(batch_size, 1, -1)
+
+    def _add_linear(self, blocks: Tensor, linear: Tensor | None) -> Tensor:
+        return blocks if linear is None or self.transformer_gain is None else linear + self.transformer_gain * blocks
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """Fill what a checkpoint lacks; the stacks fill themselves. The maps and the masks are never in one."""
-        if isinstance(module, BlockProjection):
+        """Fill what a checkpoint lacks; the stacks fill themselves. Places and masks are never in one."""
+        if isinstance(module, BlockProjection | LinearPath | TensorScale):
             module.init_weights()
         elif module is self:
-            init.normal_(self.start_token)
-            for side, layout in (("source", self.source_layout), ("target", self.target_layout)):
-                init.zeros_(getattr(self, f"{side}_mean"))
-                init.ones_(getattr(self, f"{side}_std"))
-                init.copy_(getattr(self, f"{side}_mask"), layout.mask())
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> GradTransformerModel:  # noqa: FBT001, FBT002
-        """Move or cast the model, as torch does for ``to``, ``half`` and the like; the statistics stay float32."""
-        kept = {name: getattr(self, name) for name in STATISTICS}
-        super()._apply(fn, recurse)
-        for name, values in kept.items():
-            if getattr(self, name).dtype != torch.float32:
-                setattr(self, name, values.to(getattr(self, name).device))
-        return self
-
-
-def _check_shape(side: str, blocks: Tensor, layout: BlockLayout) -> None:
-    expected = (layout.num_blocks, layout.block_dim)
-    if blocks.dim() != 3 or tuple(blocks.shape[1:]) != expected:
-        raise LayoutError(
-            f"got {side} blocks of shape {list(blocks.shape)}, expected [batch, {expected[0]}, {expected[1]}]."
-        )
+            for name, weight in self.named_parameters(recurse=False):  # the factor, and learned embeddings
+                if name == "transformer_gain":
+                    init.constant_(weight, self.config.transformer_gain)
+                else:
+                    init.normal_(weight)
+            self._init_standardisation()

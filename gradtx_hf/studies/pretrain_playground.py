@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterable, Iterator
+import sys
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,7 +55,7 @@ class Recipe:
     intermediate_size: int
     num_layers: int
     initializer_range: float
-    stages: tuple[Stage, Stage]
+    stages: tuple[Stage, ...]
 
 
 # Weights start near 1/sqrt(hidden_size): with the usual 0.02 models this small do not learn the rules.
@@ -64,7 +65,13 @@ RECIPES = {
         intermediate_size=112,
         num_layers=3,
         initializer_range=0.12,
-        stages=(Stage(1500, 256, 3e-3, hide_together=True), Stage(500, 256, 2e-3, hide_together=False)),
+        # The third stage is for what an adapter tells: with it the shift of a rule that no shadow set had can be read
+        # from the source's update in nine cases of ten, without it in six.
+        stages=(
+            Stage(1500, 256, 3e-3, hide_together=True),
+            Stage(500, 256, 2e-3, hide_together=False),
+            Stage(1000, 256, 2e-3, hide_together=False),
+        ),
     ),
     "target": Recipe(
         hidden_size=96,
@@ -146,18 +153,21 @@ class LineSampler:
         )
 
 
-def pretrain(name: str, *, seed: int, num_steps_divisor: int = 1) -> tuple[LlamaForCausalLM, float]:
+def pretrain(
+    name: str, *, seed: int, num_steps_divisor: int = 1, recipes: Mapping[str, Recipe] = RECIPES
+) -> tuple[LlamaForCausalLM, float]:
     """Pretrain one playground model.
 
     Args:
-        name: ``source`` or ``target``.
+        name: Which of the recipes.
         seed: Seed of the initial weights and of the text.
         num_steps_divisor: Divides the steps of each stage; for a dry run.
+        recipes: Recipes by name; by default those of the embedded models.
 
     Returns:
         The model, and its exact match on lines with known tags, in [0, 1].
     """
-    recipe = RECIPES[name]
+    recipe = recipes[name]
     torch.manual_seed(seed)
     tokenizer = build_tokenizer()
     model = build_model(recipe, tokenizer)
@@ -165,7 +175,7 @@ def pretrain(name: str, *, seed: int, num_steps_divisor: int = 1) -> tuple[Llama
     for stage in recipe.stages:
         for loss in _train_stage(model, sampler, stage, num_steps=stage.num_steps // num_steps_divisor):
             last_loss = loss
-        tqdm.write(f"{name}: {stage}: last loss {last_loss:.3f}")
+        tqdm.write(f"{name}: {stage}: last loss {last_loss:.3f}", file=sys.stderr)
     return model.eval(), _known_tag_exact_match(model, sampler)
 
 

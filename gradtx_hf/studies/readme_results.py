@@ -22,7 +22,7 @@ from gradtx_hf.output import write_json, write_text
 
 RESULTS_FOLDER = Path("examples") / "results"
 SECTION = re.compile(r"(<!-- results: ([\w ]+) -->\n).*?(<!-- end results -->)", re.DOTALL)
-PATH_KEYS = ("translator", "store", "output_dir", "clients")
+PATH_KEYS = ("translator", "store", "output_dir", "clients", "rivals", "adapters_from")
 
 
 def keep_report(name: str, folder: Path, *, root: Path) -> Path:

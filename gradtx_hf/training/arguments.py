@@ -6,6 +6,7 @@ Source: paper Sec. 4 and appendix; what is ours says so.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 from transformers import TrainingArguments
 
@@ -13,6 +14,21 @@ from gradtx_hf.errors import ConfigurationError
 from gradtx_hf.model.configuration import T5Value
 
 
+Objective = Literal["functional", "parameter"]
+Decoding = Literal["autoregressive", "parallel"]
+
+BEST_BY = {"functional": "eval_loss", "parameter": "eval_generated_relative_error"}
+"""What makes a checkpoint the best, by objective: always that of the model's own generation, as it will be used."""
+DEFAULT_LINEAR_RANK = 128
+LEAST = {
+    "input_noise": 0,
+    "num_target_runs": 0,
+    "examples_per_adapter": 1,
+    "target_batches": 1,
+    "parameter_weight": 0,
+    "linear_rank": 0,
+}
+"""Least value of a number that has no other bound."""
 T5_FIELDS = (
     "d_model",
     "d_kv",
@@ -42,7 +58,11 @@ class GradTransformerTrainingArguments(TrainingArguments):
     num_train_epochs: float = 30.0  # "30 epochs" (paper)
     """Passes over the training pairs."""
 
-    learning_rate: float = 1e-3  # ours, for the small default model; 2e-5…8e-5 for Flan-T5-Large (paper)
+    objective: Objective = "functional"  # ours; "parameter" is the paper's Eq. 10
+    """``functional``: generated adapters are judged by the loss of the target that they adapt. ``parameter``: by their
+    squared distance to the adapters of the target runs, of which there must then be many."""
+
+    learning_rate: float = 2e-3  # ours, for the small default model; 2e-5…8e-5 for Flan-T5-Large (paper)
     """Learning rate of Adam at the start."""
 
     optim: str = "adamw_torch_fused"  # with weight_decay 0 it is Adam (paper Eq. 10)
@@ -63,8 +83,8 @@ class GradTransformerTrainingArguments(TrainingArguments):
     load_best_model_at_end: bool = True
     """Whether the best checkpoint is restored at the end; without validation there is none, and this is ignored."""
 
-    metric_for_best_model: str | None = "eval_generated_relative_error"
-    """What makes a checkpoint the best: the error of the model's own generation, which is how it will be used."""
+    metric_for_best_model: str | None = None
+    """What makes a checkpoint the best; None: see ``BEST_BY``."""
 
     greater_is_better: bool | None = False
     """Errors are better when small."""
@@ -78,11 +98,45 @@ class GradTransformerTrainingArguments(TrainingArguments):
     validation_share: float = 0.05  # "95:5" (paper)
     """Share of the shadow sets kept for validation, in [0, 1); at least one set unless 0."""
 
-    input_noise: float = 0.0  # ours
+    input_noise: float = 0.5  # ours
     """Standard deviation of the Gaussian noise added to source tokens, in standardised units."""
 
     mixing: float = 0.0  # ours
-    """Probability, in [0, 1], that a pair is mixed with another of its batch, source and target alike."""
+    """Probability, in [0, 1], that a pair is mixed with another of its batch; for the objective ``parameter``."""
+
+    standardise: bool = True  # ours
+    """Whether tokens are standardised; without it little is learned, which an ablation shows."""
+
+    num_target_runs: int | None = None  # ours
+    """Target runs, at most, that the mean and scale of the output are taken from; None: all. 0: the mean is zero, and
+    the scale of each kind of tensor is learned; for the objective ``functional``."""
+
+    examples_per_adapter: int = 4  # ours
+    """Examples of its shadow set on which each generated adapter is judged in a step (objective ``functional``)."""
+
+    target_batches: int = 1  # ours
+    """Passes through the target over which a step's examples are spread; more need less memory, and more time."""
+
+    target_checkpointing: bool = False  # ours
+    """Whether the target recomputes its activations in the backward pass instead of keeping them."""
+
+    parameter_weight: float = 0.0  # ours
+    """Weight of the paper's loss (Eq. 10) beside the functional one, over the updates that have a target run."""
+
+    linear_rank: int | None = None
+    """Rank of the linear path beside the Transformer; None: 128 for ``functional`` (ours), 0 for ``parameter``."""
+
+    whiten: bool = True  # ours
+    """Whether the linear path begins along the principal directions of the source updates, not at random."""
+
+    has_transformer: bool = True
+    """Whether there is a Transformer beside the linear path; False makes the linear map alone, a control."""
+
+    decoding: Decoding = "autoregressive"  # (paper Eq. 11)
+    """``autoregressive``: block by block, from the blocks before. ``parallel``: all blocks at once (ours)."""
+
+    block_positions: bool = False  # ours
+    """Whether each block has a learned embedding of its place."""
 
     from_t5: str | None = None  # "Flan-T5-Large" (paper); None, from scratch, is ours
     """Folder or repository of a pretrained T5 whose stacks the translator starts from."""
@@ -116,17 +170,14 @@ class GradTransformerTrainingArguments(TrainingArguments):
 
     def __post_init__(self) -> None:
         """Check the values of ours, then let transformers check its own."""
-        if not 0 <= self.validation_share < 1:
-            raise ConfigurationError(f"got validation_share={self.validation_share}, expected a share in [0, 1).")
-        if self.input_noise < 0:
-            raise ConfigurationError(f"got input_noise={self.input_noise}, expected a standard deviation >= 0.")
-        if not 0 <= self.mixing <= 1:
-            raise ConfigurationError(f"got mixing={self.mixing}, expected a probability in [0, 1].")
+        self._check_ranges()
         if self.from_t5 is not None and self.t5_fields:
             raise ConfigurationError(
                 f"got {', '.join(self.t5_fields)} together with from_t5={self.from_t5!r}, which brings its own. "
                 "Leave out the one or the other."
             )
+        if self.from_t5 is not None and not self.has_transformer:
+            raise ConfigurationError("got from_t5 together with has_transformer=False. Leave out the one or the other.")
         if self.push_to_hub:
             raise ConfigurationError(
                 "got push_to_hub=True, but training writes local checkpoints only. Publish the finished translator."
@@ -134,7 +185,31 @@ class GradTransformerTrainingArguments(TrainingArguments):
         if self.eval_strategy == "no":
             self.load_best_model_at_end = False
             self.metric_for_best_model = None
+        elif self.metric_for_best_model is None:
+            self.metric_for_best_model = BEST_BY[self.objective]
+        if self.linear_rank is None:
+            self.linear_rank = DEFAULT_LINEAR_RANK if self.objective == "functional" else 0
         super().__post_init__()
+
+    def _check_ranges(self) -> None:
+        for name, kind in (("objective", Objective), ("decoding", Decoding)):
+            if getattr(self, name) not in get_args(kind):
+                raise ConfigurationError(f"got {name}={getattr(self, name)!r}, expected {' or '.join(get_args(kind))}.")
+        if not 0 <= self.validation_share < 1:
+            raise ConfigurationError(f"got validation_share={self.validation_share}, expected a share in [0, 1).")
+        if not 0 <= self.mixing <= 1:
+            raise ConfigurationError(f"got mixing={self.mixing}, expected a probability in [0, 1].")
+        for name, least in LEAST.items():
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ConfigurationError(f"got {name}={value}, expected at least {least}.")
+        if not 1 <= self.target_batches <= self.examples_per_adapter:
+            raise ConfigurationError(
+                f"got target_batches={self.target_batches}, expected 1 to examples_per_adapter="
+                f"{self.examples_per_adapter}."
+            )
+        if self.objective == "parameter" and self.num_target_runs == 0:
+            raise ConfigurationError("got num_target_runs=0, but objective 'parameter' learns from target runs alone.")
 
     @property
     def t5_fields(self) -> dict[str, T5Value]:

@@ -74,22 +74,24 @@ class PairSplit:
     validation: tuple[Pair, ...]
 
 
-def split_by_shadow_set(store: PairStore, *, validation_share: float, seed: int) -> PairSplit:
-    """Split the pairs of a store by shadow set.
+def split_by_shadow_set(pairs: Sequence[Pair], *, validation_share: float, seed: int) -> PairSplit:
+    """Split pairs, or source updates alone, by shadow set.
 
     Args:
-        store: The store.
+        pairs: ``UpdateStore.pairs``, or ``UpdateStore.source_snapshots`` where no target update is needed.
         validation_share: Share of the shadow sets for validation, in [0, 1); unless it is 0 at least one set, and
             at most all but one.
         seed: Seed of the choice.
 
     Raises:
-        DataError: If the store holds no pair.
+        DataError: If there is none.
     """
-    pairs = [(int(shadow_set), int(snapshot)) for shadow_set, snapshot in store.pairs]
     shadow_sets = sorted({shadow_set for shadow_set, _ in pairs})
     if not shadow_sets:
-        raise DataError("got an update store without pairs, expected some. Run gradtx curate on both models first.")
+        raise DataError(
+            "got an update store without pairs (no target runs), expected some to train on. Run gradtx curate with "
+            "num_target_runs: null into a new folder, or train with objective: functional."
+        )
     num_validation = max(1, round(validation_share * len(shadow_sets))) if validation_share > 0 else 0
     random.Random(seed).shuffle(shadow_sets)
     chosen = set(shadow_sets[: min(num_validation, len(shadow_sets) - 1)])

@@ -8,18 +8,20 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 from transformers.trainer import TRAINER_STATE_NAME
 
-from gradtx_hf.errors import ConfigurationError, GradTxError, OutputExistsError
+from gradtx_hf.errors import ConfigurationError, DataError, GradTxError, OutputExistsError
 from gradtx_hf.lora import Adapter, load_adapter
 from gradtx_hf.output import new_folder, require_new_folder, write_json
 from gradtx_hf.training.arguments import GradTransformerTrainingArguments
-from gradtx_hf.training.train import TrainedTranslator, train_translator
-from gradtx_hf.translation import SOURCE_INIT, TARGET_INIT, PeftTranslator
-from gradtx_hf.updates import UpdateVector, align_adapter
+from gradtx_hf.training.target import FunctionalTarget, load_functional_target
+from gradtx_hf.training.train import Provenance, TrainedTranslator, train_translator
+from gradtx_hf.translation import SOURCE_INIT, TARGET_INIT, InputDistance, PeftTranslator
+from gradtx_hf.updates import BlockLayout, UpdateVector, align_adapter
 from gradtx_hf.updates.partition import WHOLE, Partition, partition_store
 from gradtx_hf.updates.store import UpdateStore
 
@@ -53,6 +55,11 @@ class TranslatorArguments(GradTransformerTrainingArguments):
             if not getattr(self, name):
                 flag = name.replace("_", "-")
                 raise ConfigurationError(f"'{name}' is missing. Give it in --config, or as --{flag}.")
+        if self.partition == "projection" and self.objective == "functional":
+            raise ConfigurationError(
+                "got partition 'projection' with objective 'functional', which judges all of an adapter at once. Use "
+                "partition 'block', or objective 'parameter'."
+            )
         try:
             super().__post_init__()
         except ConfigurationError:
@@ -65,43 +72,96 @@ class TranslatorArguments(GradTransformerTrainingArguments):
 def train(arguments: TranslatorArguments) -> PeftTranslator:
     """Train a translator and write its folder, with ``training.json`` (arguments and errors) in it.
 
+    In several processes, as ``accelerate launch`` starts them, every one reads the store and returns the translator,
+    and the main one alone writes; they must share a file system.
+
     Raises:
         OutputExistsError: If the output folder exists and is not empty, or another training was begun for it.
         StoreError: If the store is not complete, or a shard is damaged.
         ConfigurationError: If a value cannot be used.
     """
+    processes = arguments.distributed_state  # accelerate's, also where there is one process alone
     output_dir = require_new_folder(str(arguments.output_dir))
     work_dir = output_dir.with_name(f"{output_dir.name}-checkpoints")
     store = UpdateStore.open(arguments.store)
     store.verify()
     inits = {name: load_adapter(store.folder / name) for name in (SOURCE_INIT, TARGET_INIT)}
-    limit = start_distance_limit(store, inits[SOURCE_INIT])
     parts = partition_store(store, arguments.partition)
-    _claim(work_dir, arguments, store)
-    trained: dict[str, TrainedTranslator] = {}
+    provenance = _provenance(store, inits)
+    claim = _claim(work_dir, arguments, store)
+    processes.wait_for_everyone()  # none has yet written anything, so that all refuse alike
+    if processes.is_main_process:
+        work_dir.mkdir(parents=True, exist_ok=True)
+        write_json(work_dir / WORK_FILE, claim)
     try:
-        for name, view in parts.items():
-            trained[name] = train_translator(
+        trained = {
+            name: train_translator(
                 view,
                 _part_arguments(arguments, work_dir / name if name else work_dir),
-                source_base_model=inits[SOURCE_INIT].base_model,
-                source_base_revision=inits[SOURCE_INIT].config.revision,
-                target_base_model=inits[TARGET_INIT].base_model,
-                target_base_revision=inits[TARGET_INIT].config.revision,
-                start_distance_limit=limit,
+                provenance=provenance,
+                target=_load_target(store, inits[TARGET_INIT], view.target_layout, arguments),
             )
+            for name, view in parts.items()
+        }
     except GradTxError:
         if not _has_checkpoint(work_dir):
             shutil.rmtree(work_dir, ignore_errors=True)
         raise
     models = {name: result.model.cpu() for name, result in trained.items()}
-    translator = PeftTranslator(models.get(WHOLE, models), inits[SOURCE_INIT], inits[TARGET_INIT], name=str(output_dir))
-    with new_folder(output_dir) as folder:
-        translator.save_pretrained(folder)
-        write_json(folder / TRAINING_FILE, _record(arguments, trained))
-    shutil.rmtree(work_dir, ignore_errors=True)
-    logger.info("wrote the translator to %s", output_dir)
+    translator = PeftTranslator(
+        models.get(WHOLE, models),
+        inits[SOURCE_INIT],
+        inits[TARGET_INIT],
+        name=str(output_dir),
+        input_distance=_input_distance(store, trained, is_main=processes.is_main_process),
+    )
+    if processes.is_main_process:
+        with new_folder(output_dir) as folder:
+            translator.save_pretrained(folder)
+            write_json(folder / TRAINING_FILE, _record(arguments, trained, translator.input_distance))
+        shutil.rmtree(work_dir, ignore_errors=True)
+        logger.info("wrote the translator to %s", output_dir)
+    processes.wait_for_everyone()
     return translator
+
+
+def _provenance(store: UpdateStore, inits: Mapping[str, Adapter]) -> Provenance:
+    source, target = inits[SOURCE_INIT], inits[TARGET_INIT]
+    return Provenance(
+        source_base_model=source.base_model,
+        source_base_revision=source.config.revision,
+        target_base_model=target.base_model,
+        target_base_revision=target.config.revision,
+        start_distance_limit=start_distance_limit(store, source),
+    )
+
+
+def _load_target(
+    store: UpdateStore, target_init: Adapter, layout: BlockLayout, arguments: TranslatorArguments
+) -> FunctionalTarget | None:
+    if arguments.objective != "functional":
+        return None
+    return load_functional_target(
+        store,
+        target_init,
+        layout=layout,
+        device=arguments.device,
+        with_checkpointing=arguments.target_checkpointing,
+    )
+
+
+def _input_distance(
+    store: UpdateStore, trained: Mapping[str, TrainedTranslator], *, is_main: bool
+) -> InputDistance | None:
+    """Fit the input distance to the shadow sets that were trained on; None, with a note, where it cannot be done."""
+    split = next(iter(trained.values())).split  # that of all parts
+    fit_sets, held_out_sets = (sorted({k for k, _ in side}) for side in (split.train, split.validation))
+    try:
+        return InputDistance.fit(store, fit_sets=fit_sets, held_out_sets=held_out_sets)
+    except DataError as error:
+        if is_main:
+            logger.warning("the translator will not warn of adapters that lie off the map: %s", error)
+        return None
 
 
 def start_distance_limit(store: UpdateStore, source_init: Adapter) -> float:
@@ -125,19 +185,20 @@ def start_distance_limit(store: UpdateStore, source_init: Adapter) -> float:
     return (1 + farthest) / 2
 
 
-def _claim(work_dir: Path, arguments: TranslatorArguments, store: UpdateStore) -> None:
-    """Write down what the checkpoints will be of, or check that those that are there are of this training."""
+def _claim(work_dir: Path, arguments: TranslatorArguments, store: UpdateStore) -> dict[str, object]:
+    """Return what the checkpoints will be of, and check that those that are there are of this training."""
     kept = arguments.to_dict() | {"output_dir": None, "disable_tqdm": None, "logging_dir": None, "run_name": None}
-    values = json.loads(json.dumps({"arguments": kept, "plan": store.plan}, default=str))
+    claim = {"arguments": kept, "plan": store.plan, "num_processes": arguments.world_size}
+    values: dict[str, object] = json.loads(json.dumps(claim, default=str))
     path = work_dir / WORK_FILE
     if not path.is_file():
-        require_new_folder(work_dir).mkdir(parents=True, exist_ok=True)
+        require_new_folder(work_dir)
     elif _has_checkpoint(work_dir) and json.loads(path.read_text(encoding="utf-8")) != values:
         raise OutputExistsError(
             f"'{work_dir}' holds checkpoints of another training. Give its arguments again to go on with it, "
             "remove the folder, or name another output_dir."
         )
-    write_json(path, values)
+    return values
 
 
 def _has_checkpoint(work_dir: Path) -> bool:
@@ -149,23 +210,29 @@ def _part_arguments(arguments: TranslatorArguments, work_dir: Path) -> GradTrans
     values = {f.name: getattr(arguments, f.name) for f in fields(GradTransformerTrainingArguments) if f.init}
     whole = [path.parent for path in work_dir.glob(f"checkpoint-*/{TRAINER_STATE_NAME}")]  # Trainer writes it last
     last = str(max(whole, key=lambda path: int(path.name.rpartition("-")[2]))) if whole else None
-    if last is not None:
+    if last is not None and arguments.should_log:
         logger.info("going on from %s", last)
     return GradTransformerTrainingArguments(
         **values | {"output_dir": str(work_dir), "resume_from_checkpoint": last or arguments.resume_from_checkpoint}
     )
 
 
-def _record(arguments: TranslatorArguments, trained: dict[str, TrainedTranslator]) -> dict[str, object]:
+def _record(
+    arguments: TranslatorArguments, trained: Mapping[str, TrainedTranslator], input_distance: InputDistance | None
+) -> dict[str, object]:
     return {
         "arguments": arguments.to_dict(),
+        "num_processes": arguments.world_size,
+        "input_distance_limit": None if input_distance is None else input_distance.limit,
         "parts": {
             name or "whole": {
                 "metrics": result.metrics,
                 "block_errors": result.block_errors,
                 "train_loss": result.train_loss,
                 "num_steps": result.num_steps,
-                "num_training_pairs": len(result.split.train),
+                "num_training_updates": len(result.split.train),
+                "num_target_runs": result.num_target_runs,
+                "history": result.history,
                 "validation_shadow_sets": sorted({pair[0] for pair in result.split.validation}),
                 "seconds": round(result.seconds, 1),
             }

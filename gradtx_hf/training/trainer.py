@@ -15,20 +15,20 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
-from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback
+from transformers import TrainerCallback
 
-from gradtx_hf.finetuning.progress import StepBar
 from gradtx_hf.model import GradTransformerModel
 from gradtx_hf.output import write_text
 from gradtx_hf.training.arguments import GradTransformerTrainingArguments
 from gradtx_hf.training.augmentation import add_input_noise, mix_pairs
+from gradtx_hf.training.base import TranslatorTrainer
 from gradtx_hf.training.data import PairDataset, collate_pairs
 
 
 BLOCK_ERRORS_FILE = "block_errors.json"
 
 
-class GradTransformerTrainer(Trainer):
+class GradTransformerTrainer(TranslatorTrainer):
     """Train a translator on pairs of updates (paper Eq. 10).
 
     Each validation also adds a line of errors by block to ``block_errors.json`` in the output folder; the one after
@@ -42,9 +42,6 @@ class GradTransformerTrainer(Trainer):
         callbacks: Further callbacks of Trainer.
     """
 
-    model: GradTransformerModel
-    args: GradTransformerTrainingArguments
-
     def __init__(
         self,
         model: GradTransformerModel,
@@ -55,19 +52,13 @@ class GradTransformerTrainer(Trainer):
         callbacks: list[TrainerCallback] | None = None,
     ) -> None:
         super().__init__(
-            model=model,
+            model,
             args=args,
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             data_collator=collate_pairs,
             callbacks=callbacks,
         )
-        for printing in (PrinterCallback, ProgressCallback):  # both write to stdout, where the results go
-            self.remove_callback(printing)
-        if not args.disable_tqdm:
-            self.add_callback(StepBar("training"))
-        self.is_trained = False
-        del self.model.config.use_cache  # Trainer sets it for language models; it would stay in config.json
 
     def compute_loss(
         self,
@@ -158,11 +149,6 @@ class GradTransformerTrainer(Trainer):
         values = {"blocks": blocks, "validations": [*earlier, line]}
         path.parent.mkdir(parents=True, exist_ok=True)
         write_text(path, json.dumps(values))
-
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
-        """Write config.json and model.safetensors, and no pickled arguments beside them."""
-        if self.args.should_save:
-            self.model.save_pretrained(str(output_dir or self.args.output_dir), state_dict=state_dict)
 
 
 def _ratio(error: Tensor, constant: Tensor) -> float:

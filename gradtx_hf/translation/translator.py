@@ -16,16 +16,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gradtx_hf.errors import AdapterError, ConfigurationError, LayoutError
+from gradtx_hf.errors import AdapterError, ConfigurationError
 from gradtx_hf.hub import resolve_folder
 from gradtx_hf.lora import Adapter, load_adapter, save_adapter
 from gradtx_hf.model import GradTransformerModel
 from gradtx_hf.output import new_folder
+from gradtx_hf.playground import local_name
 from gradtx_hf.translation.aggregation import Aggregation, aggregate_updates
+from gradtx_hf.translation.checks import align_to_start, check_input_distance, check_modules, check_parts
+from gradtx_hf.translation.distance import InputDistance
+from gradtx_hf.translation.distance_file import load_input_distance, save_input_distance
 from gradtx_hf.translation.loading import PARTS_FOLDER, SOURCE_INIT, TARGET_INIT, load_models
+from gradtx_hf.translation.measured import measure_inputs
 from gradtx_hf.translation.translated import SourceUpdate, TranslatedAdapter
-from gradtx_hf.updates import Alignment, BlockLayout, UpdateVector, align_adapter
-from gradtx_hf.updates.layout import describe_difference
+from gradtx_hf.updates import BlockLayout, UpdateVector
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +43,8 @@ class PeftTranslator:
         target_init: The adapter that generated updates are added to.
         name: What messages and reports call the translator.
         commit: The commit it came from, if it came from the Hub.
+        input_distance: How far source updates lie from those it was trained on, of the whole update also where
+            there are several models; None: not calibrated.
     """
 
     model: GradTransformerModel | Mapping[str, GradTransformerModel]
@@ -46,6 +52,7 @@ class PeftTranslator:
     target_init: Adapter
     name: str = "translator"
     commit: str | None = None
+    input_distance: InputDistance | None = None
     parts: dict[str, GradTransformerModel] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -53,7 +60,9 @@ class PeftTranslator:
         object.__setattr__(self, "parts", {name: part.eval() for name, part in parts.items()})
         for side, init in (("source", self.source_init), ("target", self.target_init)):
             layouts = [getattr(part.config, f"{side}_layout") for part in parts.values()]
-            _check_parts(layouts, init, side=side, name=self.name)
+            check_parts(layouts, init, side=side, name=self.name)
+        if self.input_distance is not None:
+            check_input_distance(self.input_distance.layout, self.source_init, name=self.name)
 
     @classmethod
     def from_pretrained(
@@ -80,7 +89,7 @@ class PeftTranslator:
 
         Raises:
             MissingFileError: If it is not there, or holds no translator.
-            LayoutError: If its model is damaged, or does not belong to its initial adapters.
+            LayoutError: If its model or input distance is damaged, or does not belong to its initial adapters.
         """
         resolved = resolve_folder(
             repo_or_path, revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only
@@ -92,10 +101,11 @@ class PeftTranslator:
             load_adapter(resolved.path / TARGET_INIT, name=f"{resolved.name}/{TARGET_INIT}"),
             name=resolved.name,
             commit=resolved.commit,
+            input_distance=load_input_distance(resolved.path, name=resolved.name),
         )
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write the translator's folder: model, ``source_init/`` and ``target_init/``.
+        """Write the translator's folder: model, ``source_init/``, ``target_init/`` and the input distance.
 
         Raises:
             OutputExistsError: If the folder exists and is not empty.
@@ -105,6 +115,8 @@ class PeftTranslator:
                 model.save_pretrained(temporary / PARTS_FOLDER / name if name else temporary)
             for subfolder, init in ((SOURCE_INIT, self.source_init), (TARGET_INIT, self.target_init)):
                 save_adapter(temporary / subfolder, config=init.config, tensors=init.tensors)
+            if self.input_distance is not None:
+                save_input_distance(temporary, self.input_distance)
 
     def read(
         self,
@@ -133,9 +145,9 @@ class PeftTranslator:
         if not isinstance(adapter, Adapter):
             resolved = resolve_folder(adapter, revision=revision, token=token)
             adapter, commit = load_adapter(resolved.path, name=resolved.name), resolved.commit
-        _check_modules(adapter, self.source_init, translator=self.name)
-        alignment = _align(adapter, self.source_init, translator=self.name)
-        if adapter.base_model != self.source_init.base_model and not allow_other_base:
+        check_modules(adapter, self.source_init, translator=self.name)
+        alignment = align_to_start(adapter, self.source_init, translator=self.name)
+        if local_name(adapter.base_model) != local_name(self.source_init.base_model) and not allow_other_base:
             raise AdapterError(
                 f"adapter '{adapter.name}' was trained on base model '{adapter.base_model}', translator '{self.name}' "
                 f"is for '{self.source_init.base_model}'. If these are the same weights under two names, pass "
@@ -168,6 +180,8 @@ class PeftTranslator:
         allow_other_base: bool = False,
     ) -> TranslatedAdapter:
         """Translate one client's adapter, or the aggregate of several (paper Eqs. 2-3), into a target adapter.
+
+        Where the translator has an input distance, the report's ``warnings`` name every adapter that lies off the map.
 
         Args:
             adapters: Folders, repo ids or adapters; one or several.
@@ -236,9 +250,16 @@ class PeftTranslator:
         sources: Sequence[SourceUpdate],
         tensors: Mapping[str, Tensor],
         *,
-        aggregation: str,
+        aggregation: Aggregation,
         weights: Sequence[float] | None,
     ) -> dict[str, Any]:
+        measured = measure_inputs(
+            sources,
+            start=self.source_init.tensors,
+            distance=self.input_distance,
+            aggregation=aggregation,
+            weights=weights,
+        )
         return {
             "translator": {"name": self.name, "commit": self.commit},
             "source_base_model": self.source_init.base_model,
@@ -253,50 +274,18 @@ class PeftTranslator:
                     "product_error": source.alignment.product_error,
                     "start_distance": source.alignment.start_distance,
                     "start_distance_limit": self.start_distance_limit,
+                    "input_distance": measured.adapters[i],
+                    "input_distance_limit": measured.limit,
                     "gauge_changed": not source.alignment.is_identity,
                 }
                 for i, source in enumerate(sources)
             ],
+            "input_distance": measured.aggregate,
+            "input_distance_limit": measured.limit,
+            "warnings": list(measured.warnings),
             "target_update_norm": _update_norm(tensors, self.target_init),
             "versions": {package: version(package) for package in ("gradtx-hf", "torch", "transformers", "peft")},
         }
-
-
-def _check_parts(layouts: Sequence[BlockLayout], init: Adapter, *, side: str, name: str) -> None:
-    covered: dict[str, tuple[int, ...]] = {}
-    for layout in layouts:
-        if side == "target" and covered.keys() & layout.shapes.keys():
-            raise LayoutError(f"two parts of translator '{name}' generate the same target tensors.")
-        covered |= layout.shapes
-    if covered != {tensor: tuple(value.shape) for tensor, value in init.tensors.items()}:
-        expected = BlockLayout.from_shapes(covered, token_kinds={"any": ""})
-        got = BlockLayout.from_shapes(init.layout.shapes, token_kinds={"any": ""})
-        raise LayoutError(f"{side}_init of translator '{name}' does not fit: {describe_difference(got, expected)}")
-
-
-def _check_modules(adapter: Adapter, init: Adapter, *, translator: str) -> None:
-    """Check modules, not ranks: those are brought together by the alignment."""
-    if set(adapter.scales) != set(init.scales):
-        raise LayoutError(
-            f"{_misfit(adapter, init, translator=translator)}: {describe_difference(adapter.layout, init.layout)}"
-        )
-
-
-def _align(adapter: Adapter, init: Adapter, *, translator: str) -> Alignment:
-    try:
-        return align_adapter(adapter.tensors, init.tensors, scales=adapter.scales, start_scales=init.scales)
-    except LayoutError as error:
-        raise LayoutError(f"{_misfit(adapter, init, translator=translator)}: {error}") from error
-
-
-def _misfit(adapter: Adapter, init: Adapter, *, translator: str) -> str:
-    """Begin a refusal; where the base models differ, they are the likely reason."""
-    if adapter.base_model == init.base_model:
-        return f"adapter '{adapter.name}' does not fit translator '{translator}'"
-    return (
-        f"adapter '{adapter.name}' of base model '{adapter.base_model}' does not fit translator '{translator}' for "
-        f"'{init.base_model}'"
-    )
 
 
 def _part_of(state: Mapping[str, Tensor], layout: BlockLayout) -> dict[str, Tensor]:

@@ -46,19 +46,20 @@ def decode_update(tokens: Tensor, layout: BlockLayout) -> dict[str, Tensor]:
     """Unpack block tokens into named tensors; the inverse of ``encode_update``.
 
     Args:
-        tokens: ``[N, D]``.
+        tokens: ``[N, D]``, or several updates at once ``[..., N, D]``; gradients flow through.
         layout: Where each tensor stands.
 
     Returns:
-        Tensor name to tensor, in token order; copies, in the tokens' dtype.
+        Tensor name to tensor, in token order, each with the leading axes of the tokens; copies, in the tokens' dtype.
 
     Raises:
-        LayoutError: If the tokens are not of shape ``[N, D]``.
+        LayoutError: If the tokens' last two axes are not ``[N, D]``.
     """
     expected = (layout.num_blocks, layout.block_dim)
-    if tuple(tokens.shape) != expected:
+    if tuple(tokens.shape[-2:]) != expected:
         raise LayoutError(f"got tokens of shape {list(tokens.shape)}, expected {list(expected)}.")
+    leading = tokens.shape[:-2]
     return {
-        name: tokens[n, slot.offset : slot.offset + slot.num_elements].reshape(slot.shape).clone()
+        name: tokens[..., n, slot.offset : slot.offset + slot.num_elements].clone().view(*leading, *slot.shape)
         for name, (n, slot) in layout.slots.items()
     }

@@ -6,6 +6,7 @@ Axes: N blocks, D the size of the largest block. Source: paper Sec. 5 (partition
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, get_args
 
 import torch
@@ -47,6 +48,15 @@ class StoreView:
     def pairs(self) -> list[tuple[int, int]]:
         """The (shadow set, snapshot) of every pair, as in the store."""
         return self._store.pairs
+
+    @property
+    def source_snapshots(self) -> list[tuple[int, int]]:
+        """The (shadow set, snapshot) of every source update, as in the store."""
+        return self._store.source_snapshots
+
+    def shadow_sets(self, side: Side) -> Sequence[int]:
+        """Return the shadow sets that have a run of a side."""
+        return self._store.shadow_sets(side)
 
     def check(self, side: Side, shadow_set: int) -> None:
         """Map a run's shard, which refuses a damaged one; nothing is copied."""

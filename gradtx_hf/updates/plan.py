@@ -1,4 +1,4 @@
-"""The JSON files of an update store: read one, and say in one line where two plans differ."""
+"""The JSON files of an update store: read one, read the target runs off a plan, say where two plans differ."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from gradtx_hf.errors import StoreError
+
+
+FORMAT = "gradtx update store 1"
 
 
 def read_json(path: Path) -> Any:  # noqa: ANN401 - any JSON value
@@ -22,6 +25,37 @@ def read_json(path: Path) -> Any:  # noqa: ANN401 - any JSON value
         raise StoreError(f"'{path}' is missing. The same gradtx curate command completes the store.") from error
     except ValueError as error:
         raise StoreError(f"'{path}' is damaged: it is not JSON. Run the same curation again.") from error
+
+
+def read_plan(path: Path) -> dict[str, Any]:
+    """Read a store's plan and layouts.
+
+    Raises:
+        StoreError: If the file is missing, damaged, or of another version.
+    """
+    values = read_json(path)
+    if not isinstance(values, dict) or values.get("format") != FORMAT:
+        raise StoreError(f"'{path}' is no plan of an update store of this version. Name a new folder.")
+    return values
+
+
+def planned_target_sets(plan: Mapping[str, Any]) -> list[int]:
+    """Return the shadow sets that have a target run, ascending; all where the plan does not name them.
+
+    Args:
+        plan: A store's plan, with ``num_shadow_sets``.
+
+    Raises:
+        StoreError: If it names anything but different shadow sets of its own.
+    """
+    every = range(plan["num_shadow_sets"])
+    named = plan.get("target_shadow_sets", list(every))
+    if not isinstance(named, list) or sorted(set(every).intersection(named)) != named:
+        raise StoreError(
+            f"got target_shadow_sets={_shorten(named)} in the plan of an update store, expected different numbers "
+            f"from 0 to {len(every) - 1}, ascending."
+        )
+    return named
 
 
 def require_same_plan(got: Mapping[str, Any], expected: Mapping[str, Any], folder: Path) -> None:

@@ -1,4 +1,6 @@
-"""UpdateStore: the update pairs of a curation in a folder, resumable, memory-mapped, without duplicates.
+"""UpdateStore: the updates of a curation in a folder, resumable, memory-mapped, without duplicates.
+
+Every shadow set has a source run; the plan may say that only some have a target run beside it and so give pairs.
 
     plan.json        written first: all that determines the content, and both layouts
     shards/          one file per run: source-00000.safetensors, target-00000.safetensors, …
@@ -13,7 +15,7 @@ Axes: W snapshots, N blocks, D the size of the largest block. Source: paper Sec.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -23,21 +25,14 @@ from torch import Tensor
 from gradtx_hf.errors import LayoutError, MissingFileError, OutputExistsError, StoreError
 from gradtx_hf.output import write_bytes
 from gradtx_hf.updates.layout import BlockLayout
-from gradtx_hf.updates.plan import read_json, require_same_plan
-from gradtx_hf.updates.shard import (
-    is_whole,
-    map_tokens,
-    read_header,
-    sha256_of_file,
-    snapshot_hashes,
-    write_shard,
-)
+from gradtx_hf.updates.manifest import Manifest, describe_shard, distinct_snapshots
+from gradtx_hf.updates.plan import FORMAT, planned_target_sets, read_plan, require_same_plan
+from gradtx_hf.updates.shard import is_whole, map_tokens, read_header, sha256_of_file, write_shard
 
 
 Side = Literal["source", "target"]
 
 SIDES: tuple[Side, Side] = ("source", "target")
-FORMAT = "gradtx update store 1"
 PLAN_FILE = "plan.json"
 MANIFEST_FILE = "manifest.json"
 SHARDS_FOLDER = "shards"
@@ -48,7 +43,8 @@ class UpdateStore:
 
     Attributes:
         folder: The folder.
-        plan: All that determines the content, as JSON values; ``num_shadow_sets`` among them.
+        plan: All that determines the content, as JSON values; ``num_shadow_sets`` among them, and where not every
+            shadow set has a target run ``target_shadow_sets``, those that have one.
         source_layout: Layout of the source updates.
         target_layout: Layout of the target updates.
     """
@@ -73,17 +69,19 @@ class UpdateStore:
 
         Args:
             folder: The folder.
-            plan: JSON values; ``num_shadow_sets`` says how many shadow sets the store is to hold.
+            plan: JSON values; ``num_shadow_sets`` says how many shadow sets the store is to hold,
+                ``target_shadow_sets`` which of them have a target run (all where it is left out).
             source_layout: Layout of the source updates.
             target_layout: Layout of the target updates.
 
         Raises:
             OutputExistsError: If the folder holds something else.
-            StoreError: If it holds a store of another plan, or the plan lacks ``num_shadow_sets``.
+            StoreError: If it holds a store of another plan, or the plan says nothing usable of the shadow sets.
         """
         folder = Path(folder)
         if not isinstance(plan.get("num_shadow_sets"), int):
             raise StoreError("the plan of an update store lacks num_shadow_sets, an integer.")
+        planned_target_sets(plan)
         values = {
             "format": FORMAT,
             "plan": dict(plan),
@@ -93,7 +91,7 @@ class UpdateStore:
         text = json.dumps(values, sort_keys=True, separators=(",", ":"))
         cls.require_usable(folder)
         if (folder / PLAN_FILE).is_file():
-            require_same_plan(json.loads(text), _read_plan(folder), folder)
+            require_same_plan(json.loads(text), read_plan(folder / PLAN_FILE), folder)
         else:
             (folder / SHARDS_FOLDER).mkdir(parents=True, exist_ok=True)
             write_bytes(folder / PLAN_FILE, text.encode())
@@ -129,7 +127,7 @@ class UpdateStore:
             raise MissingFileError(f"update store '{folder}' is not there. Make one with gradtx curate.")
         if not (folder / PLAN_FILE).is_file():
             raise StoreError(f"'{folder}' is no update store: it has no {PLAN_FILE}. Make one with gradtx curate.")
-        return cls(folder, _read_plan(folder))
+        return cls(folder, read_plan(folder / PLAN_FILE))
 
     @staticmethod
     def require_usable(folder: str | Path) -> None:
@@ -149,9 +147,14 @@ class UpdateStore:
         """Number of shadow sets that the plan names."""
         return int(self.plan["num_shadow_sets"])
 
+    def shadow_sets(self, side: Side) -> Sequence[int]:
+        """Return the shadow sets that have a run of a side, by the plan, ascending."""
+        return range(self.num_shadow_sets) if side == "source" else planned_target_sets(self.plan)
+
     def has(self, side: Side, shadow_set: int) -> bool:
         """Return whether a run's shard is there and whole; a damaged one is to be written again."""
-        return is_whole(self._shard_paths[side, shadow_set])
+        path = self._shard_paths.get((side, shadow_set))
+        return path is not None and is_whole(path)
 
     def write(self, side: Side, shadow_set: int, tokens: Tensor, info: Mapping[str, Any]) -> None:
         """Write the snapshots of one run.
@@ -164,7 +167,7 @@ class UpdateStore:
 
         Raises:
             LayoutError: If the tokens are not of the layout's shape.
-            StoreError: If they are not finite.
+            StoreError: If they are not finite, or the plan has no such run.
         """
         layout = self.layout(side)
         if tokens.ndim != 3 or tuple(tokens.shape[1:]) != (layout.num_blocks, layout.block_dim) or len(tokens) == 0:
@@ -174,7 +177,7 @@ class UpdateStore:
             )
         if not bool(tokens.isfinite().all()):
             raise StoreError(f"the {side} run of shadow set {shadow_set} holds NaN or infinite values: it diverged.")
-        write_shard(self._shard_paths[side, shadow_set], tokens, {**info, "layout": layout.fingerprint})
+        write_shard(self._shard_path(side, shadow_set), tokens, {**info, "layout": layout.fingerprint})
         self._mapped.pop((side, shadow_set), None)
 
     def finish(self) -> None:
@@ -185,26 +188,24 @@ class UpdateStore:
         """
         for leftover in [*self.folder.glob(".*.tmp"), *(self.folder / SHARDS_FOLDER).glob(".*.tmp")]:
             leftover.unlink()
-        shards = {}
-        for (side, shadow_set), path in self._shard_paths.items():
-            header = read_header(path)
-            shards[path.name] = {
-                "side": side,
-                "shadow_set": shadow_set,
-                "sha256": sha256_of_file(path),
-                "snapshots": snapshot_hashes(self.read(side, shadow_set)),
-                "info": header.info,
-            }
-        manifest = {"format": FORMAT, "plan_sha256": sha256_of_file(self.folder / PLAN_FILE), "shards": shards}
-        write_bytes(self.folder / MANIFEST_FILE, json.dumps(manifest, sort_keys=True, indent=1).encode())
-        for name in ("_manifest", "pairs"):
+        shards = {
+            path.name: describe_shard(path, self.read(side, shadow_set), side=side, shadow_set=shadow_set)
+            for (side, shadow_set), path in self._shard_paths.items()
+        }
+        manifest = Manifest(sha256_of_file(self.folder / PLAN_FILE), shards)
+        write_bytes(self.folder / MANIFEST_FILE, json.dumps(manifest.to_dict(), sort_keys=True, indent=1).encode())
+        for name in ("_manifest", "pairs", "source_snapshots"):
             vars(self).pop(name, None)
 
     def read(self, side: Side, shadow_set: int) -> Tensor:
-        """Return a run's snapshots ``[W, N, D]`` float32, oldest first, mapped from the file: clone what you change."""
+        """Return a run's snapshots ``[W, N, D]`` float32, oldest first, mapped from the file: clone what you change.
+
+        Raises:
+            StoreError: If the plan has no such run, or its shard is missing or damaged.
+        """
         key = (side, shadow_set)
         if key not in self._mapped:
-            path = self._shard_paths[key]
+            path = self._shard_path(*key)
             header = read_header(path)
             layout = self.layout(side)
             if header.shape[1:] != (layout.num_blocks, layout.block_dim):
@@ -216,7 +217,7 @@ class UpdateStore:
         """Map a run's shard, so that a missing one or one of another shape is refused now.
 
         Raises:
-            StoreError: If the shard is missing or damaged.
+            StoreError: If the plan has no such run, or its shard is missing or damaged.
         """
         self.read(side, shadow_set)
 
@@ -226,20 +227,17 @@ class UpdateStore:
 
     @cached_property
     def pairs(self) -> list[tuple[int, int]]:
-        """Every (shadow set, snapshot) pair, in order and without duplicates.
+        """Every (shadow set, snapshot) pair of the sets with runs on both sides, in order and without duplicates.
 
         The number of a snapshot is negative, -1 being the last: the i-th last of the source stands beside the i-th
         last of the target, also where one run was shorter.
         """
-        pairs, seen = [], set()
-        for shadow_set in range(self.num_shadow_sets):
-            source, target = (self._record(side, shadow_set)["snapshots"] for side in SIDES)
-            for snapshot in range(-min(len(source), len(target)), 0):
-                content = (source[snapshot], target[snapshot])
-                if content not in seen:
-                    seen.add(content)
-                    pairs.append((shadow_set, snapshot))
-        return pairs
+        return distinct_snapshots({k: [self._record(side, k) for side in SIDES] for k in self.shadow_sets("target")})
+
+    @cached_property
+    def source_snapshots(self) -> list[tuple[int, int]]:
+        """Every (shadow set, snapshot) of the source side, in order, numbered as in ``pairs``, without duplicates."""
+        return distinct_snapshots({k: [self._record("source", k)] for k in self.shadow_sets("source")})
 
     def info(self, side: Side, shadow_set: int) -> dict[str, Any]:
         """Return what is known of a run, such as its final loss."""
@@ -256,7 +254,7 @@ class UpdateStore:
             StoreError: If a shard or the plan is missing or not as it was written; the message names it.
         """
         expected = {path: self._record(*key)["sha256"] for key, path in self._shard_paths.items()}
-        expected[self.folder / PLAN_FILE] = self._manifest["plan_sha256"]
+        expected[self.folder / PLAN_FILE] = self._manifest.plan_sha256
         for path, sha256 in expected.items():
             if not path.is_file() or sha256_of_file(path) != sha256:
                 raise StoreError(
@@ -266,26 +264,29 @@ class UpdateStore:
 
     @cached_property
     def _shard_paths(self) -> dict[tuple[Side, int], Path]:
+        planned = {side: set(self.shadow_sets(side)) for side in SIDES}
         return {
             (side, shadow_set): self.folder / SHARDS_FOLDER / f"{side}-{shadow_set:05d}.safetensors"
             for shadow_set in range(self.num_shadow_sets)
             for side in SIDES
+            if shadow_set in planned[side]
         }
 
-    @cached_property
-    def _manifest(self) -> dict[str, Any]:
-        path = self.folder / MANIFEST_FILE
-        manifest: dict[str, Any] = read_json(path)
-        if manifest.get("format") != FORMAT:
-            raise StoreError(f"'{path}' is not of this version of update stores. Run the same curation again.")
-        return manifest
+    def _shard_path(self, side: Side, shadow_set: int) -> Path:
+        if (side, shadow_set) not in self._shard_paths:
+            raise StoreError(
+                f"shadow set {shadow_set} has no {side} run: update store '{self.folder}' has "
+                f"{len(self.shadow_sets(side))} for {self.num_shadow_sets} shadow sets. Curate with "
+                "num_target_runs: null into a new folder for one each."
+            )
+        return self._shard_paths[side, shadow_set]
 
-    def _record(self, side: Side, shadow_set: int) -> dict[str, Any]:
-        name = self._shard_paths[side, shadow_set].name
-        record: dict[str, Any] | None = self._manifest["shards"].get(name)
-        if record is None:
-            raise StoreError(f"the manifest of '{self.folder}' does not name {name}. Run the same curation again.")
-        return record
+    @cached_property
+    def _manifest(self) -> Manifest:
+        return Manifest.read(self.folder / MANIFEST_FILE)
+
+    def _record(self, side: Side, shadow_set: int) -> Mapping[str, Any]:
+        return self._manifest.record(self._shard_path(side, shadow_set))
 
 
 def _is_unused(folder: Path) -> bool:
@@ -294,10 +295,3 @@ def _is_unused(folder: Path) -> bool:
         path.name.startswith(".") or (path.name == SHARDS_FOLDER and not any(path.iterdir()))
         for path in folder.iterdir()
     )
-
-
-def _read_plan(folder: Path) -> dict[str, Any]:
-    values = read_json(folder / PLAN_FILE)
-    if not isinstance(values, dict) or values.get("format") != FORMAT:
-        raise StoreError(f"'{folder / PLAN_FILE}' is no plan of an update store of this version. Name a new folder.")
-    return values

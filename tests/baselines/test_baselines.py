@@ -218,3 +218,44 @@ def test_an_empty_store_is_refused(baseline: type[RidgeMap]) -> None:
 def test_ridge_refuses_a_single_shadow_set() -> None:
     with pytest.raises(StoreError, match="at least two shadow sets"):
         RidgeMap.fit(LinearWorld().store(num_shadow_sets=1))
+
+
+def sparse_store(folder: Path, *, num_target_runs: int) -> UpdateStore:
+    """Fill a store of six shadow sets, of which the last ones have a target run too."""
+    targets = list(range(6))[6 - num_target_runs :]
+    store = UpdateStore.create(
+        folder,
+        plan={"num_shadow_sets": 6, "target_shadow_sets": targets},
+        source_layout=SOURCE,
+        target_layout=TARGET,
+    )
+    generator = torch.Generator().manual_seed(0)
+    for shadow_set in range(6):
+        store.write("source", shadow_set, random_tokens(SOURCE, generator)[None], {})
+    for shadow_set in targets:
+        store.write("target", shadow_set, random_tokens(TARGET, generator)[None], {})
+    store.finish()
+    return store
+
+
+def test_baselines_use_the_shadow_sets_with_a_target_run(tmp_path: Path) -> None:
+    store = sparse_store(tmp_path, num_target_runs=2)
+    client = store.snapshot("source", 0, -1)  # its own shadow set has no target run
+
+    targets = torch.stack([store.snapshot("target", k, -1) for k in (4, 5)])
+    assert torch.allclose(ShadowMean.fit(store).predict(client), targets.mean(0), atol=1e-6)
+    nearest = NearestShadow.fit(store)
+    assert nearest.nearest(client) in (4, 5)
+    assert [nearest.nearest(store.snapshot("source", k, -1)) for k in (4, 5)] == [4, 5]
+    assert torch.equal(nearest.predict(client), targets[nearest.nearest(client) - 4])
+    ridge = RidgeMap.fit(store)
+    assert ridge.source_tokens.shape[0] == 2
+    assert ridge.predict(client).shape == targets[0].shape
+
+
+def test_store_without_target_runs_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    store = sparse_store(tmp_path, num_target_runs=0)
+
+    for baseline in (ShadowMean, NearestShadow, RidgeMap):
+        with pytest.raises(StoreError, match=r"no target runs.*num_target_runs above 0"):
+            baseline.fit(store)

@@ -79,6 +79,7 @@ def story() -> Story:
         "target_model": str(save_model(folder / "target", hidden_size=16, num_layers=3, seed=1)),
         "corpora": [{"path": str(folder / f"{rule.name}.jsonl"), "label": rule.name} for rule in RULES],
         "num_shadow_sets": 3,
+        "num_target_runs": None,
         "samples_per_set": 16,
         "num_snapshots": 2,
         "source_recipe": RECIPE,

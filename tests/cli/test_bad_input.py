@@ -362,6 +362,7 @@ CASES: dict[str, tuple[Callable[[Path], list[object]], str]] = {
     "curate: corpus without columns": (lambda f: curate(f, corpora=[UNNAMED(f)]), "has none of the columns"),
     "curate: too few rows": (lambda f: curate(f, samples_per_set=99), "shadow set 0 needs 99"),
     "curate: unknown key": (lambda f: curate(f, num_sets=3), "unknown key 'num_sets' in the configuration"),
+    "curate: negative target runs": (lambda f: curate(f, num_target_runs=-1), "got num_target_runs=-1, expected 0 or"),
     "curate: wrong type": (lambda f: curate(f, num_shadow_sets="many"), "got 'many' for 'num_shadow_sets', expected"),
     "curate: missing module": (lambda f: curate(f, target_target_modules=["c_attn"]), "has no module 'c_attn'"),
     "curate: output exists": (occupied(curate), "exists and is no update store"),

@@ -50,29 +50,35 @@ def test_curate_writes_a_store_from_a_configuration(gradtx: Run, tmp_path: Path)
     again = gradtx("curate", "--config", config, "--output-dir", tmp_path / "store", "--json")
 
     assert done.status == 0
-    assert done.out == f"store: {tmp_path / 'store'}\nshadow sets: 1\npairs: 2\n"
-    assert json.loads(again.out) == {"store": str(tmp_path / "store"), "shadow_sets": 1, "pairs": 2}
+    assert done.out == f"store: {tmp_path / 'store'}\nshadow sets: 1\ntarget runs: 1\npairs: 2\n"
+    assert json.loads(again.out) == {
+        "store": str(tmp_path / "store"),
+        "shadow_sets": 1,
+        "target_runs": 1,
+        "pairs": 2,
+    }
     assert f"next: gradtx train --store {tmp_path / 'store'}" in done.err
     UpdateStore.open(tmp_path / "store").verify()
 
 
-def test_train_writes_a_translator_from_flags(gradtx: Run, tmp_path: Path) -> None:
-    flags = [part for name, value in TRAINING.items() for part in (f"--{name}", value)]
+@pytest.mark.parametrize(
+    ("objective", "shown"),
+    [("functional", ["loss", "untouched_loss"]), ("parameter", ["relative_error", "generated_relative_error"])],
+)
+def test_train_writes_a_translator_from_flags(gradtx: Run, objective: str, shown: list[str], tmp_path: Path) -> None:
+    flags = [part for name, value in TRAINING.items() for part in (f"--{name}", value)] + ["--objective", objective]
 
     done = gradtx("train", "--store", story().store, "--output-dir", tmp_path / "translator", *flags)
     as_json = gradtx("train", "--store", story().store, "--output-dir", tmp_path / "json", *flags, "--json")
 
     assert done.status == 0
     recorded = json.loads((tmp_path / "translator" / "training.json").read_text())["parts"]["whole"]["metrics"]
-    assert done.out.splitlines() == [
-        f"translator: {tmp_path / 'translator'}",
-        f"validation of whole: relative_error {recorded['eval_relative_error']:.4g}, "
-        f"generated_relative_error {recorded['eval_generated_relative_error']:.4g}",
-    ]
+    errors = ", ".join(f"{name} {recorded[f'eval_{name}']:.4g}" for name in shown)
+    assert done.out.splitlines() == [f"translator: {tmp_path / 'translator'}", f"validation of whole: {errors}"]
     printed = json.loads(as_json.out)
     assert printed["translator"] == str(tmp_path / "json")
     assert 0.5 < printed["start_distance_limit"] < 1
-    assert printed["validation"]["whole"]["eval_relative_error"] == recorded["eval_relative_error"]
+    assert printed["validation"]["whole"][f"eval_{shown[0]}"] == recorded[f"eval_{shown[0]}"]
     assert "training" in done.err  # the bar
 
 

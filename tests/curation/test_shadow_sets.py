@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from gradtx_hf.curation import Corpus, mixture_shares, plan_shadow_sets, run_seed
+from gradtx_hf.curation import Corpus, choose_target_sets, mixture_shares, plan_shadow_sets, run_seed
 from gradtx_hf.errors import DataError
 
 
@@ -81,3 +81,43 @@ def test_run_seed_tells_seed_side_and_set_apart() -> None:
 
     assert len(seeds) == 200
     assert run_seed(0, "source", 3) == run_seed(0, "source", 3)
+
+
+def targets(num: int | None, *, mixture: str = "single", num_shadow_sets: int = 30, seed: int = 0) -> list[int]:
+    return choose_target_sets(
+        num,
+        mixture=mixture,  # type: ignore[arg-type]
+        num_corpora=10,
+        num_shadow_sets=num_shadow_sets,
+        seed=seed,
+    )
+
+
+@pytest.mark.parametrize("num", [1, 8, 10, 13, 20, 25])
+def test_target_runs_cover_every_corpus_before_one_gets_a_second(num: int) -> None:
+    chosen = targets(num)
+    counts = [sum(k % 10 == corpus for k in chosen) for corpus in range(10)]
+
+    assert len(chosen) == num
+    assert max(counts) - min(counts) <= 1
+    assert max(k // 10 for k in chosen) == (num - 1) // 10
+    assert chosen == sorted(set(chosen))
+
+
+def test_all_target_runs_and_none() -> None:
+    assert targets(None) == targets(30) == targets(99) == list(range(30))
+    assert targets(0) == []
+    assert targets(8, num_shadow_sets=3) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("mixture", ["single", "weights", "dirichlet"])
+def test_target_runs_are_drawn_by_the_seed_and_more_add_to_fewer(mixture: str) -> None:
+    assert targets(8, mixture=mixture) == targets(8, mixture=mixture)
+    assert len({tuple(targets(4, mixture=mixture, seed=seed)) for seed in range(5)}) > 1
+    assert set(targets(4, mixture=mixture)) < set(targets(12, mixture=mixture))
+
+
+def test_mixed_shadow_sets_all_have_the_same_chance_of_a_target_run() -> None:
+    drawn = {k for seed in range(40) for k in targets(4, mixture="dirichlet", seed=seed)}
+
+    assert drawn == set(range(30))

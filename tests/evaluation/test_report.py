@@ -290,6 +290,39 @@ def test_markdown_says_that_intervals_are_over_tasks() -> None:
     assert Report.from_json(report.to_json()) == report
 
 
+def test_nats_per_token_stand_beside_the_score_where_there_are_any() -> None:
+    clients = [
+        ClientScores(f"task {n}", True, {"translated": 0.5, "ridge": 0.5}, nats_per_token={"translated": n / 8})
+        for n in (1, 2, 3)
+    ]
+    report = Report.from_clients(clients, metric="exact_match", higher_is_better=True, seconds={}, config={})
+
+    text = render_markdown(report)
+
+    nats = report.summary["seen"].methods["translated"].nats_per_token
+    assert nats is not None
+    assert (nats.mean, nats.low, nats.high) == (0.25, 0.125, 0.375)
+    assert report.summary["seen"].methods["ridge"].nats_per_token is None
+    assert "| method | Seen tasks (3 clients) | nats per token (lower is better) | gain recovered |" in text
+    assert "| Ridge on update tokens | 0.500 [0.500, 0.500] | - | - |" in text
+    assert "| **Translated adapter** | 0.500 [0.500, 0.500] | 0.250 [0.125, 0.375] | - |" in text
+    assert report.to_json()["clients"][0]["nats_per_token"] == {"translated": 0.125}
+    assert Report.from_json(report.to_json()) == report
+    without = render_markdown(bits_report())
+    assert "ats per token" not in without
+    assert all("nats_per_token" not in client for client in bits_report().to_json()["clients"])
+
+
+def test_reports_of_before_are_still_read() -> None:
+    values = rules_report().to_json()
+    for group in values["summary"].values():
+        for method in group["methods"].values():
+            del method["nats_per_token"]
+
+    assert Report.from_json(values) == rules_report()
+    assert "target run" not in render_markdown(Report.from_json(values))
+
+
 def test_markdown_shows_unknown_methods_and_reasons() -> None:
     text = render_markdown(
         report_of({"translated": 0.4, "my_rival": 0.3, "target_untouched": 0.5, "ceiling": 0.5}, seen=None)

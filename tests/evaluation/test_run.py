@@ -22,17 +22,19 @@ from gradtx_hf.errors import (
     OutputExistsError,
     StoreError,
 )
-from gradtx_hf.evaluation import ClientScores, run
+from gradtx_hf.evaluation import ClientScores, fine_tuning, run
 from gradtx_hf.evaluation.arguments import EvaluationArguments
 from gradtx_hf.evaluation.controls import partners, target_states
-from gradtx_hf.evaluation.run import FineTuningJob, ScoringJob, evaluate, perform_fine_tuning, perform_scoring
+from gradtx_hf.evaluation.fine_tuning import FineTuningJob, perform_fine_tuning
+from gradtx_hf.evaluation.run import ScoringJob, evaluate, perform_scoring
 from gradtx_hf.evaluation.scoring import ScoringSettings
 from gradtx_hf.finetuning import FineTuningRecipe, bits_per_character, load_language_model
 from gradtx_hf.lora import load_adapter
 from gradtx_hf.translation import PeftTranslator
 from gradtx_hf.updates.store import UpdateStore
-from tests.cli.story import RECIPE, UNSEEN, listing, story
+from tests.cli.story import RECIPE, listing, story
 from tests.curation.world import RULES
+from tests.evaluation.evaluations import make_arguments, report_of
 
 
 METHODS = {
@@ -49,31 +51,6 @@ METHODS = {
 EXACT_TASKS = ("reverse+3", "identity+1", "rotate_1+2")
 
 
-def make_arguments(output_dir: Path, *, kind: str = "data", **changes: object) -> EvaluationArguments:
-    clients = []
-    for seed, rule in enumerate((*RULES, UNSEEN)):
-        path = getattr(story(), kind)(rule)
-        clients.append(
-            {
-                "task": rule.name,
-                "seen": rule != UNSEEN,
-                "seed": seed,
-                "train": {"path": path, "split": "train[:16]"},
-                "test": [{"path": path, "split": "train[16:]", "num_samples": 8}],
-            }
-        )
-    values: dict[str, Any] = {
-        "translator": str(story().translator),
-        "store": str(story().store),
-        "output_dir": str(output_dir),
-        "clients": clients,
-        "max_new_tokens": 8,
-        "max_length": 32,
-        **changes,
-    }
-    return EvaluationArguments(**values)
-
-
 @pytest.fixture(scope="module")
 def exact(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the folder of an evaluation by exact match."""
@@ -88,11 +65,6 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("texts") / "evaluation"
     evaluate(make_arguments(folder, kind="text", metric="bits_per_character"))
     return folder
-
-
-def report_of(folder: Path) -> dict[str, Any]:
-    report: dict[str, Any] = json.loads((folder / "report.json").read_text())
-    return report
 
 
 def bits(init: Path, adapter: Path, rule_file: str) -> float:
@@ -112,6 +84,7 @@ def test_every_client_has_every_control(name: str, request: pytest.FixtureReques
     for client in report["clients"]:
         assert set(client["scores"]) == METHODS
         assert all(isinstance(score, float) for score in client["scores"].values())
+        assert set(client.get("nats_per_token", {})) == (METHODS if name == "exact" else set())
     assert set(report["summary"]) == {"all", "seen", "unseen"}
     assert set(report["seconds"]) == {"fine_tuning", "translation_and_controls", "scoring"}
 
@@ -204,8 +177,8 @@ def test_jobs_use_one_thread_in_whichever_process(
 ) -> None:
     threads = []
     samples = make_arguments(tmp_path).client_data()[0].train
-    for name in ("fine_tune_client", "score_states"):
-        monkeypatch.setattr(run, name, lambda *_args, **_options: threads.append(torch.get_num_threads()))
+    for module, name in ((fine_tuning, "fine_tune_client"), (run, "score_states")):
+        monkeypatch.setattr(module, name, lambda *_args, **_options: threads.append(torch.get_num_threads()))
     torch.set_num_threads(2)
 
     try:
@@ -450,6 +423,32 @@ def test_a_store_of_other_modules_is_refused(tmp_path: Path) -> None:
         evaluate(make_arguments(tmp_path / "evaluation", store=str(store)))
 
     assert not (tmp_path / "evaluation").exists()
+
+
+@pytest.mark.parametrize(
+    ("num_target_runs", "absent", "line"),
+    [
+        (
+            0,
+            {"shadow_mean", "nearest_shadow", "ridge"},
+            "Mean shadow, nearest shadow and ridge are left out: the store has no target run.",
+        ),
+        (1, {"ridge"}, "Mean shadow and nearest shadow rest on the 1 target run of the store, too few for ridge."),
+        (2, set(), "Mean shadow, nearest shadow and ridge rest on the 2 target runs of the store."),
+    ],
+)
+def test_controls_rest_on_the_target_runs_that_there_are(
+    num_target_runs: int, absent: set[str], line: str, tmp_path: Path
+) -> None:
+    store = curated(tmp_path / "store", num_shadow_sets=3, num_target_runs=num_target_runs)
+    arguments = make_arguments(tmp_path / "evaluation", store=str(store))
+
+    evaluate(replace(arguments, clients=arguments.clients[:1]))
+
+    report = report_of(tmp_path / "evaluation")
+    assert set(report["clients"][0]["scores"]) == METHODS - absent - {"shuffled_input"}
+    assert report["config"]["num_target_runs"] == num_target_runs
+    assert line in (tmp_path / "evaluation" / "report.md").read_text()
 
 
 def test_a_store_of_another_start_is_refused(tmp_path: Path) -> None:

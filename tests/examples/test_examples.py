@@ -19,6 +19,7 @@ from gradtx_hf.studies.pretrain_playground import build_tokenizer
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 TOY_RECIPE = "{num_steps: 4, batch_size: 2, learning_rate: 1e-3, max_length: 64}"
+TOY_TRAINING = {"max_steps": 2, "warmup_steps": 0, "eval_steps": 2, "save_steps": 2}
 
 
 def gradtx(command: str, *arguments: object, config: Path | None = None, **flags: object) -> None:
@@ -178,7 +179,8 @@ def test_the_real_text_recipe_runs_at_toy_size(tmp_path: Path, monkeypatch: pyte
         source_recipe=TOY_RECIPE,
         target_recipe=TOY_RECIPE,
     )
-    gradtx("train", config=recipes / "train.yaml", max_steps=2, warmup_steps=0, eval_steps=2, save_steps=2)
+    gradtx("train", config=recipes / "train.yaml", **TOY_TRAINING)
+    gradtx("train", config=recipes / "train_parameter.yaml", **TOY_TRAINING)
     gradtx(
         "evaluate",
         config=recipes / "evaluate.yaml",
@@ -188,18 +190,99 @@ def test_the_real_text_recipe_runs_at_toy_size(tmp_path: Path, monkeypatch: pyte
         clients=json.dumps(_two_small_clients(recipes / "evaluate.yaml", data)),
     )
 
+    scores = json.loads((tmp_path / "run/evaluation/report.json").read_text())["clients"][0]["scores"]
+    assert {"translated", "parameter_objective", "ridge", "source_client"} <= scores.keys()
+
+
+def test_the_conventions_are_what_their_names_say() -> None:
+    script = runpy.run_path(str(EXAMPLES / "conventions/make_data.py"))
+    seen, unseen = script["conventions"]()
+    text = "the key, a zebra."
+
+    written = {name: write(text) for name, write in (seen | unseen).items()}
+
+    assert (len(seen), len(unseen)) == (24, 10)
+    assert len(set(written.values())) == 34
+    assert written["plain-lower"] == text
+    assert written["consonants-upper"] == "TH KY,  ZBR."
+    assert written["reversed-dots"] == "eht.yek,.a.arbez."
+    assert written["mirror-slashes"] == "GSV/PVB,/Z/AVYIZ."
+    assert written["shift3-lower"] == "wkh nhb, d cheud."
+    assert written["keyboard-dots"] == "zit.atn,.q.mtwkq."
+
+
+def test_public_private_and_held_out_sentences_do_not_overlap() -> None:
+    script = runpy.run_path(str(EXAMPLES / "conventions/make_data.py"))
+    rows = script["sentences"](" ".join(f"This is sentence number {i}, and it is new." for i in range(50)))
+
+    parts = script["shared_out"](rows, script["SHARES"])
+
+    assert [len(part) for part in parts.values()] == [30, 15, 5]
+    assert sorted(row for part in parts.values() for row in part) == rows
+
+
+def test_the_conventions_recipe_runs_at_toy_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipes, models, run = EXAMPLES / "conventions", tmp_path / "models", tmp_path / "run"
+    models.mkdir()
+    for name in ("stories260K-hf", "babyllama361-hf"):
+        (models / name).symlink_to(source_path())
+    text = tmp_path / "text.txt"
+    text.write_text(
+        "\n".join(f"{line['completion']} is what the {i}th of them said." for i, line in enumerate(_lines()))
+    )
+    for name, value in (("MODELS", models), ("OUT", run)):
+        monkeypatch.setenv(name, str(value))
+
+    run_script("conventions/make_data.py", text, text, run / "conventions")
+    gradtx(
+        "curate",
+        config=recipes / "curate.yaml",
+        num_shadow_sets=24,
+        num_target_runs=2,
+        samples_per_set=4,
+        num_snapshots=1,
+        source_recipe=TOY_RECIPE,
+        target_recipe=TOY_RECIPE,
+    )
+    gradtx("train", config=recipes / "train.yaml", **TOY_TRAINING)
+    gradtx(
+        "evaluate",
+        config=recipes / "evaluate.yaml",
+        max_length=64,
+        public_recipe=TOY_RECIPE,
+        clients=json.dumps(_some_small_clients(recipes / "evaluate.yaml", run)),
+    )
+
+    report = json.loads((run / "evaluation/report.json").read_text())
+    assert [client["seen"] for client in report["clients"]] == [True, False]
+
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.rglob("*.yaml")), ids=lambda path: str(path.relative_to(EXAMPLES)))
 def test_every_recipe_says_its_own_command(path: Path) -> None:
-    assert f"gradtx {path.stem} --config examples/{path.relative_to(EXAMPLES)}" in path.read_text()
+    command = path.stem.partition("_")[0]
+
+    assert f"gradtx {command} --config examples/{path.relative_to(EXAMPLES)}" in path.read_text()
 
 
 def _two_small_clients(path: Path, data: Path) -> list[dict[str, object]]:
-    """Return the recipe's first client and its last, a mixture, with two samples of each source."""
+    """Return the recipe's first client and one of a mixture, with two samples of each source."""
     clients = yaml.safe_load(path.read_text().replace("${DATA}", str(data)))["clients"]
-    chosen = [clients[0], clients[-1]]
+    chosen = [clients[0], next(client for client in clients if isinstance(client["train"], list))]
     for client in chosen:
         for part in (client["train"], client["test"]):
             for sample in part if isinstance(part, list) else [part]:
                 sample["num_samples"] = 2
+    return chosen
+
+
+def _lines() -> list[dict[str, str]]:
+    return make_lines(list(split_rules("small", seed=0).seen), 60, seed=0)
+
+
+def _some_small_clients(path: Path, run: Path) -> list[dict[str, object]]:
+    """Return the recipe's first client, of a seen convention, and its last, of another text, with two samples each."""
+    clients = yaml.safe_load(path.read_text().replace("${OUT}", str(run)))["clients"]
+    chosen = [clients[0], clients[-1]]
+    for client in chosen:
+        client["train"]["num_samples"] = client["test"]["num_samples"] = 2
     return chosen

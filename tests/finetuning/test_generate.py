@@ -9,6 +9,7 @@ from transformers import GenerationConfig
 
 from gradtx_hf.errors import DataError
 from gradtx_hf.finetuning import add_adapter, bits_per_character, encode_prompts, generate_completions
+from gradtx_hf.finetuning.generate import completion_nats
 from gradtx_hf.studies.pretrain_playground import build_tokenizer
 from tests.tiny import tiny_llama, with_lora
 
@@ -95,6 +96,54 @@ def test_text_that_is_cut_counts_the_characters_that_are_left() -> None:
 def test_texts_without_a_character_to_predict_are_refused() -> None:
     with pytest.raises(DataError, match="no character"):
         bits_per_character(MODEL, TOKENIZER, ["a"], max_length=6, batch_size=1)
+
+
+@torch.no_grad()
+def test_nats_are_those_of_completions_and_their_end_one_by_one() -> None:
+    completions = ["fed", "abcdef", "", "a", "bcbcbcbcb"]
+    nats, num_tokens = 0.0, 0
+    for prompt, completion in zip(PROMPTS, completions, strict=True):
+        before = TOKENIZER(prompt)["input_ids"]
+        wanted = [*TOKENIZER(completion)["input_ids"], TOKENIZER.eos_token_id]
+        for n, token in enumerate(wanted):
+            logits = MODEL(input_ids=torch.tensor([before + wanted[:n]])).logits[0, -1]
+            nats -= float(logits.log_softmax(-1)[token])
+        num_tokens += len(wanted)
+
+    for batch_size in (1, 2, 5):
+        measured = completion_nats(MODEL, TOKENIZER, PROMPTS, completions, max_length=32, batch_size=batch_size)
+        assert measured == pytest.approx(nats / num_tokens, rel=1e-5)
+
+
+def test_nats_of_long_completions_are_of_what_fine_tuning_would_learn() -> None:
+    cut = completion_nats(MODEL, TOKENIZER, ["abcdef"], ["fed"], max_length=6, batch_size=1)
+
+    # fine-tuning cuts the prompt's beginning: two letters of it, the completion and the end are six tokens
+    assert cut == pytest.approx(
+        completion_nats(MODEL, TOKENIZER, ["ef"], ["fed"], max_length=9, batch_size=1), rel=1e-5
+    )
+
+
+def test_adapter_takes_part_in_nats_and_gets_no_gradient() -> None:
+    adapted = with_lora(tiny_llama(vocab_size=len(TOKENIZER), hidden_size=32, num_layers=3), alpha=512)
+
+    values = [
+        completion_nats(model, TOKENIZER, ["ab"], ["cd"], max_length=9, batch_size=4) for model in (MODEL, adapted)
+    ]
+
+    assert values[0] != pytest.approx(values[1], rel=1e-3)
+    assert all(parameter.grad is None for parameter in adapted.parameters())
+
+
+def test_completions_that_cannot_be_measured_are_refused() -> None:
+    with pytest.raises(DataError, match="got 1 completions for 2 prompts"):
+        completion_nats(MODEL, TOKENIZER, ["a", "b"], ["c"], max_length=9, batch_size=1)
+    with pytest.raises(DataError, match="without rows"):
+        completion_nats(MODEL, TOKENIZER, [], [], max_length=9, batch_size=1)
+    without_end = build_tokenizer()
+    without_end.eos_token = None
+    with pytest.raises(DataError, match="no EOS token"):
+        completion_nats(MODEL, without_end, ["a"], ["c"], max_length=9, batch_size=1)
 
 
 def test_new_adapter_depends_on_its_seed_and_leaves_the_random_state() -> None:

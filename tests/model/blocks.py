@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 
 from gradtx_hf.model import GradTransformerConfig, GradTransformerModel
@@ -10,6 +13,17 @@ from gradtx_hf.updates import BlockLayout
 
 TINY_T5 = {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 2, "num_heads": 2}
 KINDS = {"attention": "attn", "mlp": "mlp"}
+VARIANTS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "linear": {"linear_rank": 3},
+    "linear_alone": {"linear_rank": 3, "has_transformer": False},
+    "parallel": {"decoding": "parallel"},
+    "positions": {"block_positions": True},
+    "scale": {"learned_scale": True},
+    "all": {"linear_rank": 3, "block_positions": True, "learned_scale": True},
+    "all_parallel": {"linear_rank": 3, "block_positions": True, "learned_scale": True, "decoding": "parallel"},
+}
+"""Options of the configuration by a short name."""
 
 
 def make_layout(num_layers: int, width: int, *, kinds: dict[str, str] | None = None) -> BlockLayout:
@@ -24,17 +38,29 @@ def make_layout(num_layers: int, width: int, *, kinds: dict[str, str] | None = N
     return BlockLayout.from_shapes(shapes, token_kinds=kinds)
 
 
-def make_model(*, kinds: dict[str, str] | None = None, seed: int = 0, **t5: int | float) -> GradTransformerModel:
-    """Make a tiny translator with random statistics."""
+def make_model(
+    *,
+    kinds: dict[str, str] | None = None,
+    options: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    **t5: int | float,
+) -> GradTransformerModel:
+    """Make a tiny translator with random statistics, and random values also where a new one begins at zero."""
     torch.manual_seed(seed)
     source, target = make_layout(3, 4, kinds=kinds), make_layout(4, 5, kinds=kinds)
-    model = GradTransformerModel(GradTransformerConfig.from_layouts(source, target, t5={**TINY_T5, **t5})).eval()
+    config = GradTransformerConfig.from_layouts(source, target, t5={**TINY_T5, **t5}, **(options or {}))
+    model = GradTransformerModel(config).eval()
     model.set_statistics(
         source_mean=torch.randn(source.num_blocks, source.block_dim),
         source_std=torch.rand(source.num_blocks, source.block_dim) + 0.1,
         target_mean=torch.randn(target.num_blocks, target.block_dim),
         target_std=torch.rand(target.num_blocks, target.block_dim) + 0.1,
     )
+    if model.linear_path is not None:
+        torch.nn.init.normal_(model.linear_path.up.weight)
+        torch.nn.init.normal_(model.linear_path.up.bias)
+    if model.target_scale is not None:
+        torch.nn.init.normal_(model.target_scale.log_scale)
     return model
 
 

@@ -79,6 +79,47 @@ def test_a_bad_provenance_value_is_refused_by_name(options: dict[str, object]) -
         make_config(**options)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"linear_rank": -1},
+        {"linear_rank": 2.0},
+        {"linear_rank": True},
+        {"transformer_gain": 0},
+        {"transformer_gain": float("inf")},
+        {"decoding": "beam"},
+        {"decoding": None},
+        {"has_transformer": 1},
+        {"block_positions": "yes"},
+        {"learned_scale": None},
+    ],
+)
+def test_a_bad_architecture_value_is_refused_by_name(options: dict[str, object]) -> None:
+    with pytest.raises(ConfigurationError, match=f"got {next(iter(options))}="):
+        make_config(**options)
+
+
+def test_a_translator_of_nothing_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="has_transformer=False and linear_rank=0"):
+        make_config(has_transformer=False)
+
+
+def test_the_options_of_the_architecture_are_saved(tmp_path: Path) -> None:
+    options = {
+        "has_transformer": False,
+        "linear_rank": 5,
+        "transformer_gain": 0.5,
+        "decoding": "parallel",
+        "block_positions": True,
+        "learned_scale": True,
+    }
+    make_config(**options).save_pretrained(tmp_path)
+
+    loaded = AutoConfig.from_pretrained(tmp_path)
+
+    assert {name: getattr(loaded, name) for name in options} == options
+
+
 def test_a_configuration_without_layouts_says_how_to_make_one() -> None:
     with pytest.raises(ConfigurationError, match="from_layouts"):
         GradTransformerConfig()

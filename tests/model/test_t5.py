@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from transformers import LlamaConfig, T5Config, T5ForConditionalGeneration
 
 from gradtx_hf.errors import ConfigurationError, MissingFileError
 from gradtx_hf.model import GradTransformerModel
-from tests.model.blocks import make_layout, random_blocks
+from tests.model.blocks import VARIANTS, make_layout, random_blocks
 
 
 def save_flan_t5(folder: Path, **options: object) -> T5ForConditionalGeneration:
@@ -53,10 +54,15 @@ def test_from_t5_takes_over_both_stacks_and_their_fields(tmp_path: Path) -> None
     )
 
 
-def test_a_model_from_t5_saves_and_loads(tmp_path: Path) -> None:
-    save_flan_t5(tmp_path / "t5")
+@pytest.mark.parametrize("options", [VARIANTS["plain"], VARIANTS["all_parallel"]])
+def test_a_model_from_t5_saves_and_loads(options: dict[str, Any], tmp_path: Path) -> None:
+    t5 = save_flan_t5(tmp_path / "t5")
     layout = make_layout(3, 4)
-    model = GradTransformerModel.from_t5(tmp_path / "t5", source_layout=layout, target_layout=layout)
+    model = GradTransformerModel.from_t5(tmp_path / "t5", source_layout=layout, target_layout=layout, **options)
+    assert {name: getattr(model.config, name) for name in options} == options
+    assert torch.equal(
+        model.decoder.block[1].layer[2].layer_norm.weight, t5.decoder.block[1].layer[2].layer_norm.weight
+    )
     source = random_blocks(layout, 2)
 
     model.save_pretrained(tmp_path / "translator")

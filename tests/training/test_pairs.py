@@ -26,7 +26,7 @@ def anonymous_bytes() -> int:
 def test_no_shadow_set_is_on_both_sides_of_the_split(share: float, seed: int, tmp_path: Path) -> None:
     store = write_linear_store(tmp_path / "store", num_shadow_sets=7)
 
-    split = split_by_shadow_set(store, validation_share=share, seed=seed)
+    split = split_by_shadow_set(store.pairs, validation_share=share, seed=seed)
 
     train, validation = ({shadow_set for shadow_set, _ in side} for side in (split.train, split.validation))
     assert not train & validation
@@ -38,7 +38,7 @@ def test_no_shadow_set_is_on_both_sides_of_the_split(share: float, seed: int, tm
 def test_the_seed_chooses_the_validation_sets(tmp_path: Path) -> None:
     store = write_linear_store(tmp_path / "store", num_shadow_sets=20)
 
-    first, again, other = (split_by_shadow_set(store, validation_share=0.2, seed=seed) for seed in (0, 0, 1))
+    first, again, other = (split_by_shadow_set(store.pairs, validation_share=0.2, seed=seed) for seed in (0, 0, 1))
 
     assert first == again
     assert first != other
@@ -49,8 +49,8 @@ def test_a_share_of_zero_or_a_single_shadow_set_leaves_nothing_to_validate_on(tm
     several = write_linear_store(tmp_path / "several", num_shadow_sets=3)
     single = write_linear_store(tmp_path / "single", num_shadow_sets=1)
 
-    assert split_by_shadow_set(several, validation_share=0.0, seed=0).validation == ()
-    assert split_by_shadow_set(single, validation_share=0.05, seed=0).validation == ()
+    assert split_by_shadow_set(several.pairs, validation_share=0.0, seed=0).validation == ()
+    assert split_by_shadow_set(single.pairs, validation_share=0.05, seed=0).validation == ()
 
 
 def test_batches_hold_the_updates_of_their_pairs(tmp_path: Path) -> None:
@@ -67,8 +67,8 @@ def test_a_store_without_pairs_is_refused(tmp_path: Path) -> None:
     store = write_linear_store(tmp_path / "store", num_shadow_sets=1)
     store.pairs = []  # type: ignore[misc]  # a cached property
 
-    with pytest.raises(DataError, match="gradtx curate"):
-        split_by_shadow_set(store, validation_share=0.1, seed=0)
+    with pytest.raises(DataError, match=r"no target runs.*num_target_runs: null"):
+        split_by_shadow_set(store.pairs, validation_share=0.1, seed=0)
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the kernel's own figures")

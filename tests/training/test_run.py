@@ -57,28 +57,38 @@ def test_a_trained_translator_is_a_folder_of_five_and_nothing_beside_it(tmp_path
         assert all(torch.equal(mine[key], curated[key]) for key in curated)
 
 
-def test_the_record_says_with_what_and_how_well(tmp_path: Path) -> None:
-    translator = train(make_arguments(tmp_path / "translator"))
+@pytest.mark.parametrize("objective", ["functional", "parameter"])
+def test_the_record_says_with_what_and_how_well(objective: str, tmp_path: Path) -> None:
+    translator = train(make_arguments(tmp_path / "translator", objective=objective))
 
     record = json.loads((tmp_path / "translator" / "training.json").read_text())
     assert (record["arguments"]["max_steps"], record["arguments"]["store"]) == (4, str(story().store))
+    assert (record["num_processes"], record["arguments"]["objective"]) == (1, objective)
     part = record["parts"]["whole"]
     assert part["num_steps"] == 4
-    assert part["metrics"]["eval_generated_relative_error"] > 0
-    last = part["block_errors"]["validations"][-1]
-    assert last["kept"]
-    assert len(last["teacher_forced"]) == len(last["generated"]) == len(part["block_errors"]["blocks"])
-    assert (part["num_training_pairs"], len(part["validation_shadow_sets"])) == (4, 1)
+    assert (part["num_training_updates"], len(part["validation_shadow_sets"])) == (4, 1)
     config = translator.parts[""].config
     assert (config.source_base_model, config.target_base_model) == (
         story().curation["source_model"],
         story().curation["target_model"],
     )
+    if objective == "functional":
+        assert 0 < part["metrics"]["eval_loss"] < 2 * part["metrics"]["eval_untouched_loss"]
+        assert part["block_errors"] == {}
+    else:
+        assert part["metrics"]["eval_generated_relative_error"] > 0
+        last = part["block_errors"]["validations"][-1]
+        assert last["kept"]
+        assert len(last["teacher_forced"]) == len(last["generated"]) == len(part["block_errors"]["blocks"])
 
 
-@pytest.mark.parametrize("partition", ["projection", "reversed"])
-def test_other_partitions_train_a_translator_that_loads_and_translates(partition: str, tmp_path: Path) -> None:
-    train(make_arguments(tmp_path / "translator", partition=partition))
+@pytest.mark.parametrize(
+    ("partition", "objective"), [("projection", "parameter"), ("reversed", "parameter"), ("reversed", "functional")]
+)
+def test_other_partitions_train_a_translator_that_loads_and_translates(
+    partition: str, objective: str, tmp_path: Path
+) -> None:
+    train(make_arguments(tmp_path / "translator", partition=partition, objective=objective))
 
     translator = PeftTranslator.from_pretrained(tmp_path / "translator")
     assert list(translator.parts) == (["q_proj", "v_proj"] if partition == "projection" else [""])
@@ -88,11 +98,14 @@ def test_other_partitions_train_a_translator_that_loads_and_translates(partition
     assert list(record["parts"]) == (["q_proj", "v_proj"] if partition == "projection" else ["whole"])
 
 
-@pytest.mark.parametrize(("partition", "step"), [("block", 3), ("projection", 7)])
+@pytest.mark.parametrize(
+    ("partition", "objective", "step"),
+    [("block", "functional", 3), ("block", "parameter", 3), ("projection", "parameter", 7)],
+)
 def test_an_interrupted_training_goes_on_to_the_same_translator(
-    partition: str, step: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    partition: str, objective: str, step: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options = {"partition": partition, "input_noise": 0.2}
+    options = {"partition": partition, "objective": objective, "input_noise": 0.2}
     train(make_arguments(tmp_path / "whole", **options))
     with monkeypatch.context() as patch:
         interrupt_at(patch, step)
@@ -219,6 +232,8 @@ def write_store_at_distances(folder: Path, distances: list[float]) -> UpdateStor
         for side in ("source", "target"):
             store.write(side, k, encode_update(update, init.layout)[None], {})  # type: ignore[arg-type]
     store.finish()
+    for name in ("source_init", "target_init"):
+        shutil.copytree(folder / "source_init", folder / "store" / name)
     return UpdateStore.open(folder / "store")
 
 
@@ -229,6 +244,41 @@ def test_adapters_are_accepted_up_to_halfway_between_the_farthest_shadow_and_ano
 
     # the rows of a random A0 are neither orthogonal nor equally long, so that 0.6 is met roughly
     assert limit == pytest.approx(0.8, abs=0.02)
+
+
+def train_on_sets(folder: Path, num_shadow_sets: int) -> PeftTranslator:
+    """Train on a store of so many shadow sets, a third of them held out."""
+    store = write_store_at_distances(folder, [0.1] * num_shadow_sets)
+    return train(
+        make_arguments(folder / "translator", store=str(store.folder), objective="parameter", validation_share=1 / 3)
+    )
+
+
+def test_a_translator_knows_how_far_its_shadow_sets_lie(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    trained = train_on_sets(tmp_path, 12)
+
+    record = json.loads((tmp_path / "translator" / "training.json").read_text())
+    assert len(record["parts"]["whole"]["validation_shadow_sets"]) == 4
+    loaded = PeftTranslator.from_pretrained(tmp_path / "translator")
+    assert trained.input_distance is not None
+    assert loaded.input_distance is not None
+    assert record["input_distance_limit"] == loaded.input_distance.limit == trained.input_distance.limit > 1
+    shadow = UpdateStore.open(tmp_path / "store").snapshot("source", 0, -1)
+    assert loaded.input_distance.measure(shadow) <= loaded.input_distance.limit
+    assert loaded.input_distance.measure(100 * shadow) > loaded.input_distance.limit
+    assert "off the map" not in caplog.text
+
+
+def test_too_few_shadow_sets_give_no_distance_and_one_line_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    trained = train_on_sets(tmp_path, 9)
+
+    record = json.loads((tmp_path / "translator" / "training.json").read_text())
+    assert trained.input_distance is record["input_distance_limit"] is None
+    assert not (tmp_path / "translator" / "input_distance.safetensors").exists()
+    (line,) = [entry.getMessage() for entry in caplog.records if "off the map" in entry.getMessage()]
+    assert "got 6 shadow sets to fit an input distance to, expected at least 8" in line
 
 
 def test_a_shard_with_a_changed_byte_is_refused_before_training(tmp_path: Path) -> None:

@@ -1,3 +1,5 @@
+"""train_translator and its trainer by the paper's objective, on a store whose target is a linear map of the source."""
+
 from __future__ import annotations
 
 import json
@@ -12,6 +14,7 @@ from gradtx_hf.training import (
     GradTransformerTrainer,
     GradTransformerTrainingArguments,
     PairDataset,
+    Provenance,
     train_translator,
 )
 from tests.model.blocks import make_model
@@ -21,6 +24,8 @@ from tests.training.stores import write_linear_store
 def make_arguments(folder: Path, **options: object) -> GradTransformerTrainingArguments:
     defaults: dict[str, object] = {
         "output_dir": str(folder),
+        "objective": "parameter",
+        "input_noise": 0.0,
         "use_cpu": True,
         "disable_tqdm": True,
         "max_steps": 6,
@@ -49,7 +54,9 @@ def test_a_small_translator_learns_a_linear_map(tmp_path: Path) -> None:
         save_strategy="no",
     )
 
-    trained = train_translator(store, arguments, source_base_model="me/small", start_distance_limit=0.5)
+    trained = train_translator(
+        store, arguments, provenance=Provenance(source_base_model="me/small", start_distance_limit=0.5)
+    )
 
     # shadow sets it has never seen, and its own blocks fed back: a constant scores 1
     assert trained.metrics["eval_generated_relative_error"] < 0.15
@@ -158,11 +165,35 @@ def test_training_can_start_from_a_pretrained_t5(tmp_path: Path) -> None:
     store = write_linear_store(tmp_path / "store", num_shadow_sets=4)
 
     trained = train_translator(
-        store, make_arguments(tmp_path / "out", from_t5=str(tmp_path / "t5")), target_base_model="org/large"
+        store,
+        make_arguments(tmp_path / "out", from_t5=str(tmp_path / "t5")),
+        provenance=Provenance(target_base_model="org/large"),
     )
 
     assert trained.model.config.hidden_size == 16
     assert trained.model.config.target_base_model == "org/large"
+
+
+def test_shadow_sets_without_a_target_run_are_left_out_and_one_line_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = write_linear_store(tmp_path / "store", num_shadow_sets=6, target_sets=[0, 2, 5])
+
+    trained = train_translator(store, make_arguments(tmp_path / "out", max_steps=1))
+
+    assert {shadow_set for shadow_set, _ in trained.split.train + trained.split.validation} == {0, 2, 5}
+    (line,) = [entry.getMessage() for entry in caplog.records if entry.levelname == "WARNING"]
+    assert line == (
+        "training on the 3 of 6 shadow sets that have a target run; curate with num_target_runs: null for all"
+    )
+
+
+def test_a_store_of_full_pairs_needs_no_word(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    store = write_linear_store(tmp_path / "store", num_shadow_sets=4)
+
+    train_translator(store, make_arguments(tmp_path / "out", max_steps=1))
+
+    assert "target run" not in caplog.text
 
 
 def test_validation_without_a_second_shadow_set_is_refused(tmp_path: Path) -> None:
@@ -179,6 +210,13 @@ def test_a_single_shadow_set_trains_without_validation(tmp_path: Path) -> None:
 
     assert trained.metrics == {}
     assert not trained.model.training
+
+
+def test_a_training_that_diverges_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    store = write_linear_store(tmp_path / "store", num_shadow_sets=4)
+
+    with pytest.raises(ConfigurationError, match=r"diverged: .* Lower learning_rate \(it was 1e\+30\)"):
+        train_translator(store, make_arguments(tmp_path / "out", learning_rate=1e30))
 
 
 @pytest.mark.parametrize(

@@ -124,7 +124,20 @@ def test_a_tensor_of_another_shape_is_refused() -> None:
         encode_update(state, BlockLayout.from_shapes(lora_shapes()))
 
 
-@pytest.mark.parametrize("shape", [(2, 41), (3, 42), (1, 2, 42), (42,)])
+@pytest.mark.parametrize("shape", [(2, 41), (3, 42), (2, 1, 42), (42,)])
 def test_tokens_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(LayoutError, match=r"got tokens of shape .*, expected \[2, 42\]"):
         decode_update(torch.zeros(shape), BlockLayout.from_shapes(lora_shapes()))
+
+
+def test_several_updates_are_decoded_at_once_and_gradients_flow_back() -> None:
+    layout = BlockLayout.from_shapes(lora_shapes())
+    tokens = torch.randn(3, layout.num_blocks, layout.block_dim, requires_grad=True)
+
+    together = decode_update(tokens, layout)
+
+    for k in range(3):
+        for name, tensor in decode_update(tokens[k], layout).items():
+            assert torch.equal(together[name][k], tensor)
+    sum(tensor.sum() for tensor in together.values()).backward()
+    assert torch.equal(tokens.grad, layout.mask().float().expand(3, -1, -1))

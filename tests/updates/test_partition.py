@@ -50,7 +50,7 @@ def test_blocks_are_the_store_as_it_is(store: UpdateStore) -> None:
     (view,) = partition_store(store, "block").values()
 
     assert (view.source_layout, view.target_layout) == (store.source_layout, store.target_layout)
-    assert (view.num_shadow_sets, view.pairs) == (1, store.pairs)
+    assert (view.num_shadow_sets, view.pairs, view.source_snapshots) == (1, store.pairs, store.source_snapshots)
     for side in SIDES:
         assert torch.equal(view.read(side, 0), store.read(side, 0))
         assert torch.equal(view.snapshot(side, 0, -1), store.snapshot(side, 0, -1))

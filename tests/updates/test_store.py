@@ -105,6 +105,70 @@ def test_snapshot_with_the_same_source_and_another_target_is_kept(tmp_path: Path
     assert UpdateStore.open(tmp_path).pairs == [(0, -2), (0, -1)]
 
 
+def with_few_targets(folder: Path, target_shadow_sets: list[int]) -> UpdateStore:
+    """Fill a store of four shadow sets, of which some have a target run."""
+    store = create(folder, num_shadow_sets=4, target_shadow_sets=target_shadow_sets)
+    for side in SIDES:
+        for shadow_set in store.shadow_sets(side):
+            store.write(side, shadow_set, run_of(side, shadow_set, num_snapshots=2), {})
+    store.finish()
+    return UpdateStore.open(folder)
+
+
+def test_pairs_are_of_the_sets_with_a_target_run(tmp_path: Path) -> None:
+    store = with_few_targets(tmp_path, [1, 3])
+
+    assert (list(store.shadow_sets("source")), list(store.shadow_sets("target"))) == ([0, 1, 2, 3], [1, 3])
+    assert store.pairs == [(1, -2), (1, -1), (3, -2), (3, -1)]
+    assert store.source_snapshots == [(k, i) for k in range(4) for i in (-2, -1)]
+    assert torch.equal(store.snapshot("target", 3, -1), run_of("target", 3, num_snapshots=2)[-1])
+    assert [store.has("target", k) for k in range(4)] == [False, True, False, True]
+    assert len(list((tmp_path / "shards").iterdir())) == 6
+    store.verify()
+
+
+def test_store_without_target_runs_is_complete(tmp_path: Path) -> None:
+    store = with_few_targets(tmp_path, [])
+
+    assert (store.pairs, len(store.source_snapshots)) == ([], 8)
+    store.verify()
+    (tmp_path / "shards" / "source-00002.safetensors").unlink()
+    with pytest.raises(StoreError, match="1 of 4 shards are missing"):
+        UpdateStore.open(tmp_path)
+
+
+def test_equal_source_snapshots_are_given_once_also_where_their_targets_differ(tmp_path: Path) -> None:
+    store = create(tmp_path)
+    for shadow_set in range(2):
+        store.write("source", shadow_set, run_of("source", 0), {})
+        store.write("target", shadow_set, run_of("target", shadow_set), {})
+    store.finish()
+
+    assert store.source_snapshots == [(0, -4), (0, -3), (0, -2), (0, -1)]
+    assert len(store.pairs) == 8
+
+
+def test_target_run_that_was_not_planned_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    store = with_few_targets(tmp_path, [1, 3])
+    message = r"shadow set 2 has no target run: .* has 2 for 4 shadow sets. Curate with num_target_runs: null"
+
+    with pytest.raises(StoreError, match=message) as caught:
+        store.read("target", 2)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(StoreError, match=message):
+        store.check("target", 2)
+    with pytest.raises(StoreError, match=message):
+        store.info("target", 2)
+    with pytest.raises(StoreError, match=message):
+        store.write("target", 2, run_of("target", 2), {})
+
+
+@pytest.mark.parametrize("named", [[3, 1], [1, 1], [4], [-1], ["1"], 2, None])
+def test_target_runs_of_sets_that_are_not_there_are_refused(tmp_path: Path, named: object) -> None:
+    with pytest.raises(StoreError, match=r"got target_shadow_sets=.*expected different numbers from 0 to 3, ascending"):
+        create(tmp_path, num_shadow_sets=4, target_shadow_sets=named)
+
+
 @pytest.mark.parametrize("damage", ["truncated", "changed", "empty", "removed"])
 def test_damaged_shard_counts_as_absent(tmp_path: Path, damage: str) -> None:
     store = filled(tmp_path)

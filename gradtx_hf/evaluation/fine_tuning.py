@@ -1,0 +1,76 @@
+"""The adapters that an evaluation fine-tunes: every client's, its ceiling, and the public control."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from gradtx_hf.client import fine_tune_client
+from gradtx_hf.evaluation.arguments import EvaluationArguments
+from gradtx_hf.evaluation.reuse import PUBLIC_ADAPTER
+from gradtx_hf.finetuning import FineTuningRecipe, Sample, load_samples
+from gradtx_hf.finetuning.pool import one_thread
+from gradtx_hf.finetuning.public_data import pooled_public_examples
+from gradtx_hf.updates.store import UpdateStore
+
+
+@dataclass(frozen=True)
+class FineTuningJob:
+    """One adapter to fine-tune: where it starts, on what, how, and where it goes."""
+
+    init: str
+    samples: tuple[Sample, ...] | None
+    store: str
+    recipe: FineTuningRecipe
+    seed: int
+    output_dir: str
+
+
+def recipes_of(arguments: EvaluationArguments, store: UpdateStore) -> dict[str, FineTuningRecipe]:
+    """Return how adapters are fine-tuned: ``source`` (clients), ``target`` (ceilings) and ``public``."""
+    chosen = {
+        "source": arguments.source_recipe or store.plan["source"]["recipe"],
+        "target": arguments.target_recipe or store.plan["target"]["recipe"],
+        "public": arguments.public_recipe or store.plan["target"]["recipe"],
+    }
+    return {name: FineTuningRecipe.from_dict(values) for name, values in chosen.items()}
+
+
+def fine_tuning_jobs(
+    arguments: EvaluationArguments,
+    recipes: Mapping[str, FineTuningRecipe],
+    *,
+    inits: Mapping[str, str],
+    folder: Path,
+    homes: Sequence[Path],
+) -> list[FineTuningJob]:
+    """Return a job per adapter of an evaluation, also for those that are there already.
+
+    Args:
+        arguments: The evaluation's.
+        recipes: See ``recipes_of``.
+        inits: Folders of the initial adapters of ``source`` and ``target``.
+        folder: The evaluation's folder.
+        homes: Each client's folder.
+    """
+
+    def job(side: str, samples: tuple[Sample, ...] | None, recipe: str, seed: int, to: Path) -> FineTuningJob:
+        return FineTuningJob(inits[side], samples, arguments.store, recipes[recipe], seed, str(to))
+
+    jobs = [job("target", None, "public", 0, folder / PUBLIC_ADAPTER)]
+    for client, home in zip(arguments.client_data(), homes, strict=True):
+        jobs.append(job("target", client.train, "target", client.seed, home / "ceiling"))
+        jobs.append(job("source", client.train, "source", client.seed, home / "source"))
+    return jobs
+
+
+def perform_fine_tuning(job: FineTuningJob) -> None:
+    """Fine-tune one adapter; a client's, a ceiling, or, without samples, the public control on the pooled data."""
+    with one_thread():
+        examples = (
+            pooled_public_examples(UpdateStore.open(job.store))
+            if job.samples is None
+            else load_samples(job.samples, seed=job.seed)
+        )
+        fine_tune_client(job.init, examples, recipe=job.recipe, output_dir=job.output_dir, seed=job.seed)

@@ -1,0 +1,86 @@
+"""Whether an adapter, or a translator's own initial adapter, fits the translator."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from gradtx_hf.errors import LayoutError
+from gradtx_hf.lora import Adapter
+from gradtx_hf.playground import local_name
+from gradtx_hf.updates import Alignment, BlockLayout, align_adapter
+from gradtx_hf.updates.layout import describe_difference
+
+
+def check_parts(layouts: Sequence[BlockLayout], init: Adapter, *, side: str, name: str) -> None:
+    """Check that the parts of a translator cover an initial adapter, and generate no tensor twice.
+
+    Args:
+        layouts: The parts' layouts of this side.
+        init: The initial adapter.
+        side: ``source`` or ``target``.
+        name: What messages call the translator.
+
+    Raises:
+        LayoutError: If they do not.
+    """
+    covered: dict[str, tuple[int, ...]] = {}
+    for layout in layouts:
+        if side == "target" and covered.keys() & layout.shapes.keys():
+            raise LayoutError(f"two parts of translator '{name}' generate the same target tensors.")
+        covered |= layout.shapes
+    _require_cover(covered, init, got=f"{side}_init of translator '{name}' does not fit")
+
+
+def check_input_distance(layout: BlockLayout, init: Adapter, *, name: str) -> None:
+    """Check that an input distance measures updates of ``source_init``.
+
+    Args:
+        layout: The input distance's layout.
+        init: The initial adapter.
+        name: What messages call the translator.
+
+    Raises:
+        LayoutError: If it is of other tensors.
+    """
+    _require_cover(layout.shapes, init, got=f"the input distance of translator '{name}' is of other updates")
+
+
+def check_modules(adapter: Adapter, init: Adapter, *, translator: str) -> None:
+    """Check modules, not ranks: those are brought together by the alignment.
+
+    Raises:
+        LayoutError: If the adapter adapts other modules.
+    """
+    if set(adapter.scales) != set(init.scales):
+        raise LayoutError(
+            f"{_misfit(adapter, init, translator=translator)}: {describe_difference(adapter.layout, init.layout)}"
+        )
+
+
+def align_to_start(adapter: Adapter, init: Adapter, *, translator: str) -> Alignment:
+    """Align an adapter to the start.
+
+    Raises:
+        LayoutError: If its modules are of other widths.
+    """
+    try:
+        return align_adapter(adapter.tensors, init.tensors, scales=adapter.scales, start_scales=init.scales)
+    except LayoutError as error:
+        raise LayoutError(f"{_misfit(adapter, init, translator=translator)}: {error}") from error
+
+
+def _require_cover(covered: Mapping[str, tuple[int, ...]], init: Adapter, *, got: str) -> None:
+    if dict(covered) != {tensor: tuple(value.shape) for tensor, value in init.tensors.items()}:
+        expected = BlockLayout.from_shapes(covered, token_kinds={"any": ""})
+        found = BlockLayout.from_shapes(init.layout.shapes, token_kinds={"any": ""})
+        raise LayoutError(f"{got}: {describe_difference(found, expected)}")
+
+
+def _misfit(adapter: Adapter, init: Adapter, *, translator: str) -> str:
+    """Begin a refusal; where the base models differ, they are the likely reason."""
+    if local_name(adapter.base_model) == local_name(init.base_model):
+        return f"adapter '{adapter.name}' does not fit translator '{translator}'"
+    return (
+        f"adapter '{adapter.name}' of base model '{adapter.base_model}' does not fit translator '{translator}' for "
+        f"'{init.base_model}'"
+    )

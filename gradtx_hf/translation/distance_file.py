@@ -1,0 +1,131 @@
+"""The file of an input distance in a translator's folder: four tensors, the layout and the limits.
+
+Axes: N blocks, D the size of the largest block, Q components.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from gradtx_hf.errors import LayoutError
+from gradtx_hf.lora.adapters import LFS_POINTER
+from gradtx_hf.output import write_bytes
+from gradtx_hf.translation.distance import InputDistance
+from gradtx_hf.updates import BlockLayout
+
+
+INPUT_DISTANCE_FILE = "input_distance.safetensors"
+FORMAT = "gradtx input distance 1"
+METADATA_KEY = "input_distance"
+
+
+def save_input_distance(folder: Path, distance: InputDistance) -> None:
+    """Write the file: float16 components, all else as it is, so that what is read measures the same."""
+    values = {
+        "format": FORMAT,
+        "layout": distance.layout.to_dict(),
+        "fingerprint": distance.layout.fingerprint,
+        "inside_limit": distance.inside_limit,
+        "outside_limit": distance.outside_limit,
+        "limit": distance.limit,
+    }
+    tensors = {
+        "mean": distance.mean,
+        "std": distance.std,
+        "components": distance.components,
+        "variances": distance.variances,
+    }
+    content = save({name: tensor.contiguous() for name, tensor in tensors.items()}, {METADATA_KEY: json.dumps(values)})
+    write_bytes(folder / INPUT_DISTANCE_FILE, content)
+
+
+def load_input_distance(folder: Path, *, name: str) -> InputDistance | None:
+    """Read the file; None if a translator has none.
+
+    Args:
+        folder: The translator's folder.
+        name: What messages call the translator.
+
+    Raises:
+        LayoutError: If the file is damaged, of another version, or holds values that cannot be.
+    """
+    path = folder / INPUT_DISTANCE_FILE
+    if not path.is_file():
+        return None
+    if _is_pointer(path):
+        raise LayoutError(
+            f"{INPUT_DISTANCE_FILE} of translator '{name}' is a Git-LFS pointer, not the file. Run 'git lfs pull'."
+        )
+    try:
+        return _read(path)
+    except (SafetensorError, OSError, RuntimeError, TypeError, ValueError, AttributeError, KeyError) as error:
+        # damage is met at any depth: in safetensors' parser, in the JSON, in the layout, in our own checks
+        reason = " ".join(str(error).split())[:200].rstrip(".")
+        raise LayoutError(
+            f"{INPUT_DISTANCE_FILE} of translator '{name}' is truncated or damaged ({reason}). Copy or download it "
+            "again, or remove the file to do without warnings."
+        ) from error
+
+
+def _is_pointer(path: Path) -> bool:
+    with path.open("rb") as stream:
+        return stream.read(len(LFS_POINTER)) == LFS_POINTER
+
+
+def _read(path: Path) -> InputDistance:
+    with safe_open(path, framework="pt") as opened:
+        values = json.loads(opened.metadata()[METADATA_KEY])
+        tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118 - not a dict
+    if values["format"] != FORMAT:
+        raise LayoutError(f"got format {values['format']!r}, expected {FORMAT!r}")
+    layout = BlockLayout.from_dict(values["layout"])
+    if values["fingerprint"] != layout.fingerprint:
+        raise LayoutError(f"got a layout of fingerprint {layout.fingerprint}, expected {values['fingerprint']}")
+    _check_tensors(tensors, layout)
+    return InputDistance(
+        layout=layout,
+        mean=tensors["mean"],
+        std=tensors["std"],
+        components=tensors["components"],
+        variances=tensors["variances"],
+        inside_limit=_limit(values, "inside_limit"),
+        outside_limit=_limit(values, "outside_limit"),
+        limit=_limit(values, "limit"),
+    )
+
+
+def _check_tensors(tensors: Mapping[str, Tensor], layout: BlockLayout) -> None:
+    shape = (layout.num_blocks, layout.block_dim)
+    num_components = len(tensors["variances"])
+    expected = {
+        "mean": (shape, torch.float32),
+        "std": (shape, torch.float32),
+        "components": ((num_components, *shape), torch.float16),
+        "variances": ((num_components,), torch.float32),
+    }
+    got = {key: (tuple(tensor.shape), tensor.dtype) for key, tensor in tensors.items()}
+    if got != expected:
+        raise LayoutError(f"got tensors {got}, expected {expected}")
+    if num_components == 0:
+        raise LayoutError("got no components, expected at least one")
+    for key, tensor in tensors.items():
+        if not bool(tensor.isfinite().all()):
+            raise LayoutError(f"'{key}' holds NaN or infinite values")
+        if key in ("std", "variances") and not bool((tensor > 0).all()):
+            raise LayoutError(f"'{key}' holds values that are not > 0")
+
+
+def _limit(values: Mapping[str, Any], key: str) -> float:
+    limit = float(values[key])
+    if not math.isfinite(limit) or limit <= 0:
+        raise LayoutError(f"got {key} {limit}, expected a finite number > 0")
+    return limit

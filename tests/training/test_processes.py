@@ -1,0 +1,109 @@
+"""Training in several processes: each draws for itself, all train one translator, and one writes it."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from transformers import TrainerControl, TrainerState
+
+from gradtx_hf.model import GradTransformerConfig, GradTransformerModel
+from gradtx_hf.training import TranslatorArguments
+from gradtx_hf.training.base import ProcessSeed, has_idle_parameters
+from gradtx_hf.translation import PeftTranslator
+from gradtx_hf.updates import BlockLayout
+from tests.cli.story import TRAINING, story
+from tests.model.blocks import make_layout
+
+
+def launch(config: Path, output_dir: Path) -> subprocess.CompletedProcess[str]:
+    """Train as a provider would, in two processes."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command += ["-m", "gradtx_hf.cli.main", "train", "--config", str(config), "--output_dir", str(output_dir)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("objective", ["functional", "parameter"])
+def test_two_processes_train_one_translator(objective: str, tmp_path: Path) -> None:
+    # 4 updates to train on, 2 epochs of batches of 1 in each of 2 processes
+    options = {"max_steps": -1, "num_train_epochs": 2, "per_device_train_batch_size": 1, "objective": objective}
+    config = tmp_path / "train.yaml"
+    config.write_text(yaml.safe_dump(TRAINING | options | {"store": str(story().store)}))
+
+    done = launch(config, tmp_path / "translator")
+
+    assert done.returncode == 0, done.stderr
+    assert [line.split(":")[0] for line in done.stdout.splitlines()] == ["translator", "validation of whole"]
+    assert done.stderr.count("training on 4 updates") == 1
+    assert "Warning" not in done.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["train.yaml", "translator"]
+    record = json.loads((tmp_path / "translator" / "training.json").read_text())
+    part = record["parts"]["whole"]
+    assert (record["num_processes"], part["num_steps"]) == (2, 4)
+    assert math.isfinite(part["train_loss"])
+    assert math.isfinite(part["metrics"]["eval_loss"])
+    translator = PeftTranslator.from_pretrained(tmp_path / "translator")
+    assert set(translator.translate(story().client).tensors) == set(translator.target_init.tensors)
+
+
+@pytest.mark.slow
+def test_what_one_process_refuses_all_refuse_and_nothing_is_left(tmp_path: Path) -> None:
+    config = tmp_path / "train.yaml"
+    config.write_text(yaml.safe_dump(TRAINING | {"store": str(story().store), "validation_share": 0.0}))
+
+    done = launch(config, tmp_path / "translator")
+
+    assert done.returncode == 1
+    assert "error: got no shadow set to validate on" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["train.yaml"]
+
+
+@pytest.mark.parametrize(("process", "expected"), [(0, 5), (1, 11), (3, 13)])
+def test_every_process_but_the_first_draws_from_a_seed_of_its_own(
+    process: int, expected: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = TranslatorArguments(store="s", output_dir=str(tmp_path), seed=10, use_cpu=True)
+    monkeypatch.setattr(TranslatorArguments, "process_index", process)
+    torch.manual_seed(5)
+
+    ProcessSeed().on_train_begin(arguments, TrainerState(), TrainerControl())
+
+    assert torch.initial_seed() == expected
+
+
+def layout_ending_in(kind: str) -> BlockLayout:
+    values = make_layout(3, 4).to_dict()
+    values["blocks"][-1]["kind"] = kind
+    return BlockLayout.from_dict(values)
+
+
+@pytest.mark.parametrize("decoding", ["autoregressive", "parallel"])
+@pytest.mark.parametrize("last_kind", ["block", "head"])
+@pytest.mark.parametrize(("linear_rank", "has_transformer"), [(2, True), (0, True), (2, False)])
+def test_parameters_without_a_gradient_are_foreseen(
+    decoding: str, last_kind: str, linear_rank: int, has_transformer: bool
+) -> None:
+    config = GradTransformerConfig.from_layouts(
+        make_layout(3, 4),
+        layout_ending_in(last_kind),
+        t5={"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 2},
+        linear_rank=linear_rank,
+        has_transformer=has_transformer,
+        decoding=decoding,  # type: ignore[arg-type]
+        block_positions=True,
+        learned_scale=True,
+    )
+    model = GradTransformerModel(config)
+    source = torch.randn(2, model.source_layout.num_blocks, model.source_layout.block_dim)
+
+    model(source).predicted_blocks.square().sum().backward()
+
+    idle = [name for name, parameter in model.named_parameters() if parameter.grad is None]
+    assert has_idle_parameters(config) == bool(idle)
