@@ -43,7 +43,6 @@ def main() -> None:
             output_dir=str(arguments.output_dir / "store"),
             corpora=corpora,
             num_shadow_sets=arguments.num_shadow_sets,
-            num_target_runs=None,  # all: the translator below is trained on update pairs
             samples_per_set=128,
             num_snapshots=4,
             alpha=16,
@@ -61,7 +60,6 @@ def main() -> None:
             eval_steps=arguments.max_steps,
             save_strategy="steps",
             save_steps=arguments.max_steps,
-            input_noise=1.0,
             use_cpu=True,
         )
     )

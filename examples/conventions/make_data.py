@@ -62,7 +62,8 @@ def conventions() -> tuple[dict[str, Writer], dict[str, Writer]]:
 
     Of every way to write the letters one dress in turn is unseen: its parts are known, their combination is not.
     """
-    seen, unseen = {}, {}
+    seen: dict[str, Writer] = {}
+    unseen: dict[str, Writer] = {}
     for i, (letters, write) in enumerate(LETTERS.items()):
         for j, (dress, put_on) in enumerate(DRESSES.items()):
             (unseen if i % len(DRESSES) == j else seen)[f"{letters}-{dress}"] = _both(write, put_on)

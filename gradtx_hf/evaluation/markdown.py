@@ -42,8 +42,8 @@ def render_markdown(report: Report, *, plot_file: str | None = None) -> str:
 def summary_table(report: Report) -> str:
     """Return methods by groups: means over clients with 95 % intervals over tasks, and what the controls rest on.
 
-    Columns: the score, nats per token where the metric has completions, and the gain recovered. A pooled report has a
-    second table, of each study seed's means.
+    Columns: the score, nats per token where the metric has completions, and the gain recovered. A report pooled
+    over several study seeds has a second table, of each one's means.
     """
     groups = report.groups
     shown = ordered_methods(name for group in groups for name in report.summary[group].methods)
@@ -57,7 +57,7 @@ def summary_table(report: Report) -> str:
         cells = [_cells(report.summary[group].methods.get(name), has_nats=has_nats) for group in groups]
         rows.append([_row_label(name), *(cell for group in cells for cell in group)])
     sections = [_note(report, has_nats=has_nats), markdown_table(head, rows), _store_controls(report)]
-    if any(client.study_seed is not None for client in report.clients):
+    if len({client.study_seed for client in report.clients}) > 1:
         sections.append(seed_table(report))
     return "\n\n".join(section for section in sections if section)
 

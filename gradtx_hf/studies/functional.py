@@ -19,7 +19,7 @@ TRAINING: dict[str, Any] = {
     "warmup_steps": 100,
     "input_noise": 0.5,
     "decoding": "parallel",
-    "num_target_runs": 8,
+    "num_target_runs": 0,
 }
 PAPER_OBJECTIVE: dict[str, Any] = {
     "objective": "parameter",
@@ -36,8 +36,12 @@ FUNCTIONAL = Study(
     world=World(runs_per_rule=16, num_target_runs=108),
     clients=Clients(num_unseen=24, unseen="report"),
     cells=(
-        Cell("functional", "Functional, mean and scale of 8 target runs"),
-        Cell("functional_no_target_runs", "Functional, learned scale, no target run", training={"num_target_runs": 0}),
+        Cell("functional", "Functional, learned scale, no target run"),
+        Cell(
+            "functional_few_target_runs",
+            "Functional, mean and scale of 8 target runs",
+            training={"num_target_runs": 8},
+        ),
         Cell(
             "functional_all_target_runs",
             "Functional, mean and scale of all target runs",

@@ -4,7 +4,7 @@
 
 takes the output folder of a finished ``gradtx quickstart``, makes adapters of many kinds, translates each as a user
 would, and writes ``input_distance.{json,md,png}``: distances, how often each kind is warned of, and how well its
-distances are told from those of fresh runs of seen rules (AUROC). A few minutes on one core. Source: ours.
+distances are told from those of fresh runs of seen rules (AUROC). Several minutes on one core. Source: ours.
 """
 
 from __future__ import annotations
@@ -44,16 +44,16 @@ class DistanceSettings:
     """How many adapters are made.
 
     Attributes:
-        num_seen: Fresh runs of seen rules; by default one for each.
+        num_seen: Fresh runs of seen rules; by default two for each.
         num_unseen: Fresh runs of unseen rules; by default two for each.
         num_others: Adapters of every other kind.
-        pretraining_divisor: Divides the steps in which another model is pretrained.
+        pretraining_divisor: Divides the steps in which another model is pretrained; for a dry run.
     """
 
-    num_seen: int = 108
+    num_seen: int = 216
     num_unseen: int = 72
     num_others: int = 32
-    pretraining_divisor: int = 10
+    pretraining_divisor: int = 1
 
 
 @dataclass(frozen=True)
@@ -202,14 +202,14 @@ def _save(report: DistanceReport, folder: Path) -> None:
 
 def _render(report: DistanceReport) -> str:
     reference = report.kinds[REFERENCE]
-    worst = min((k for k in report.kinds.values() if k.role == "foreign"), key=lambda kind: kind.auroc or 0.0)
+    least = min(kind.auroc or 0.0 for kind in report.kinds.values() if kind.role == "foreign")
     sections = [
         "# The distance of an input",
         "Adapters of many kinds, translated as a user would: which of them does the translator warn of?",
         f"- Fresh runs of seen rules: {reference.num_warned} of {len(reference.distances)} are warned of "
         f"({report.warned_share:.1%}; aim: fewer than {MOST_WARNED:.0%}).\n"
-        f"- Foreign adapters, all together: AUROC {report.foreign_auroc:.3f} (aim: at least {LEAST_AUROC}); the "
-        f"kind told worst, {worst.label[0].lower()}{worst.label[1:]}: {_three(worst.auroc)}.\n"
+        f"- Foreign adapters: AUROC {report.foreign_auroc:.3f} all together (aim: at least {LEAST_AUROC}), at least "
+        f"{least:.3f} for each kind of them.\n"
         f"- Unseen rules, fresh runs: AUROC {_three(report.kinds['unseen'].auroc)}, as it comes.",
         f"![Distances by kind]({NAME}.png)",
         kind_table(report),

@@ -41,7 +41,6 @@ from gradtx_hf.updates.store import UpdateStore
 
 
 Role = Literal["seen", "unseen", "foreign", "changed"]
-State = Mapping[str, Tensor]
 Change = Callable[[Tensor, Generator], Tensor]
 """What becomes of one tensor's update, given a generator."""
 
@@ -94,8 +93,9 @@ def _permuted(update: Tensor, generator: Generator) -> Tensor:
 
 
 def _noise(update: Tensor, generator: Generator) -> Tensor:
-    drawn = torch.randn(update.shape, generator=generator)
-    return drawn * (update.norm() / drawn.norm())
+    drawn: Tensor = torch.randn(update.shape, generator=generator)
+    scale: Tensor = update.norm() / drawn.norm()
+    return drawn * scale
 
 
 KINDS: dict[str, Kind] = {
@@ -268,8 +268,8 @@ def _lines(subject: Subject, runs: Runs, rule: Rule, name: str) -> list[dict[str
 
 
 def _own_start(subject: Subject, name: str) -> dict[str, Tensor]:
-    model, _ = load_language_model(subject.source["model"], revision=subject.source["revision"])
     source = subject.source
+    model, _ = load_language_model(source["model"], revision=source["revision"])
     adapted = add_adapter(
         model,
         rank=source["rank"],
@@ -287,7 +287,7 @@ def _other_model(pretraining_divisor: int) -> PreTrainedModel:
 
 
 def _change(adapter: Adapter, subject: Subject, change: Change, name: str, number: int) -> Adapter:
-    start: State = subject.translator.source_init.tensors
+    start = subject.translator.source_init.tensors
     generator = Generator().manual_seed(_seed(f"{name} {number}"))
     tensors = {key: start[key] + change(tensor - start[key], generator) for key, tensor in adapter.tensors.items()}
     return Adapter(f"{name}-{number}", adapter.config, tensors)

@@ -40,6 +40,7 @@ def render_distances_png(kinds: Mapping[str, tuple[str, Sequence[float]]], *, li
     figure = Figure(figsize=(WIDTH_INCHES, 1.0 + 0.33 * len(kinds)), dpi=DOTS_PER_INCH, layout="constrained")
     axes = figure.subplots()
     axes.set_xscale("log")
+    axes.xaxis.set_major_formatter("{x:g}")
     axes.axvline(limit, color="#333333", linewidth=1, linestyle=(0, (4, 3)), zorder=0.5)
     axes.annotate(
         f"limit {limit:.2f}: warned of beyond",

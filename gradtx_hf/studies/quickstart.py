@@ -38,7 +38,7 @@ class QuickstartSettings:
     Attributes:
         num_public_rules: Seen rules that shadow sets are made of; None: all 108.
         runs_per_rule: Shadow sets of each, with one source run each.
-        num_target_runs: Shadow sets with a target run as well, for the mean and scale of the translator's output.
+        num_target_runs: Shadow sets with a target run as well, for the controls that rest on some.
         samples_per_set: Lines of a shadow set.
         num_snapshots: Updates kept of a run: its last optimizer steps.
         source_recipe: How source adapters are fine-tuned, the shadows' and the clients' alike.
@@ -208,6 +208,7 @@ def training_arguments(folder: Path, settings: QuickstartSettings, *, seed: int)
         lr_scheduler_type="cosine",
         warmup_steps=num_steps // 20,
         decoding="parallel",
+        num_target_runs=0,  # the scale of the output is learned; on development rules that did best
         eval_strategy="steps",
         eval_steps=max(1, num_steps // 4),
         save_strategy="steps",

@@ -5,9 +5,9 @@ standardised update are taken: inside the span of the shadow sets' principal com
 update can be strange in either way: too long or a blend that never occurred, or in directions that never occurred.
 Each is compared with what updates had that were left out of the fit (``calibration``), and the worse one counts.
 
-What it does not see: updates between the mean and the shadow sets, such as the zero update, adapters that were hardly
-trained, or the mean of several clients, lie nearer than any shadow set. And an update may lie among the shadow sets'
-and still be of a task that the translator cannot carry over.
+What it may not see: updates between the mean and the shadow sets, such as the zero update, adapters that were hardly
+trained, or the mean of several clients, may lie nearer than any shadow set. And an update may lie among the shadow
+sets' and still be of a task that the translator cannot carry over.
 
 Axes: N blocks, D the size of the largest block, Q components. Source: ours; see ``calibration``.
 """
