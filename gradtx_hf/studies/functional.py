@@ -48,6 +48,11 @@ FUNCTIONAL = Study(
             training={"num_target_runs": None},
         ),
         Cell("functional_linear", "Functional linear map alone", training={"has_transformer": False}),
+        Cell(
+            "functional_linear_few_target_runs",
+            "Functional linear map alone, mean and scale of 8 target runs",
+            training={"has_transformer": False, "num_target_runs": 8},
+        ),
         Cell("paper_objective", "Paper's objective, standardised tokens", training=PAPER_OBJECTIVE),
     ),
     paper="the paper's Table 1, where all clients share one task",
