@@ -10,6 +10,7 @@ from typing import get_args
 
 from gradtx_hf.errors import ConfigurationError
 from gradtx_hf.output import require_new_folder
+from gradtx_hf.playground import local_name
 from gradtx_hf.translation import Aggregation, PeftTranslator
 
 
@@ -52,7 +53,7 @@ def run(argv: Sequence[str]) -> int:
         print(f"warning: {warning}", file=sys.stderr)
     print(
         f"load it with: PeftModel.from_pretrained(model, {arguments.output_dir!r})"
-        f"  # model: {translated.report['target_base_model']}",
+        f"  # model: {local_name(translated.report['target_base_model'])}",
         file=sys.stderr,
     )
     return 0

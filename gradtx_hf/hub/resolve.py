@@ -73,14 +73,14 @@ def resolve_folder(
         ConfigurationError: If arguments contradict each other, or one cannot be used.
         MissingFileError: If there is neither a folder nor a repository of that name that can be read.
     """
-    repo_or_path = local_name(str(repo_or_path))
-    if _exists(repo_or_path):
+    local = local_name(str(repo_or_path))
+    if _exists(local):
         if revision is not None:
             raise ConfigurationError(
                 f"'{repo_or_path}' is a local folder, which has no revision '{_without_tokens(revision)}'. "
                 "Leave the revision out."
             )
-        return ResolvedFolder(_inner(Path(repo_or_path), subfolder, str(repo_or_path)), str(repo_or_path), None)
+        return ResolvedFolder(_inner(Path(local), subfolder, str(repo_or_path)), str(repo_or_path), None)
     repo, revision = _split_revision(str(repo_or_path), revision)
     _check_token(token)
     try:

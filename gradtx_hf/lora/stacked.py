@@ -83,13 +83,19 @@ class AdapterStack:
     def recompute_activations(self) -> None:
         """Let the model recompute its activations in the backward pass, with the adapters that were placed.
 
-        The model is put into training mode, where alone transformers does so. By the time of the backward pass the
-        ``with`` block of ``placed`` has ended, and others may have been placed.
+        The model is put into training mode, where alone transformers does so, with its own dropout at 0: the losses
+        stay those of evaluation mode. By the time of the backward pass the ``with`` block of ``placed`` has ended, and
+        others may have been placed.
 
         Raises:
             ValueError: If the model does not support it (transformers' own message).
         """
         self.model.train()
+        for module in self.model.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = 0.0
+            if isinstance(getattr(module, "attention_dropout", None), float):
+                module.attention_dropout = 0.0  # type: ignore[assignment]  # a plain number, by the line above
         self.model.activation_checkpointing_enable(  # type: ignore[operator]  # a PreTrainedModel
             activation_checkpointing_kwargs={
                 "use_reentrant": False,

@@ -26,6 +26,8 @@ FUNCTIONAL: dict[str, Any] = {
 }
 PARAMETER: dict[str, Any] = {
     "objective": "parameter",
+    "decoding": "autoregressive",
+    "lr_scheduler_type": "linear",
     "max_steps": NUM_PARAMETER_STEPS,
     "learning_rate": 3e-3,
     "warmup_steps": 75,
@@ -54,11 +56,11 @@ PARTITIONS = Study(
         Cell("parameter_block", "Parameter, block-wise"),
         Cell("parameter_projection", "Parameter, q and v separately", training={"partition": "projection"}),
         Cell("parameter_reversed", "Parameter, blocks in reversed order", training={"partition": "reversed"}),
-        Cell("functional_block", "Functional, block-wise", training=FUNCTIONAL),
+        Cell("functional_block", "Functional, block-wise", training={**FUNCTIONAL, "decoding": "autoregressive"}),
         Cell(
             "functional_reversed",
             "Functional, blocks in reversed order",
-            training={**FUNCTIONAL, "partition": "reversed"},
+            training={**FUNCTIONAL, "decoding": "autoregressive", "partition": "reversed"},
         ),
     ),
     paper="the paper's Table 4 (63.57 block-wise, 63.61 q and v separately, 39.73 reversed)",

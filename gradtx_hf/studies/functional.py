@@ -23,6 +23,7 @@ TRAINING: dict[str, Any] = {
 }
 PAPER_OBJECTIVE: dict[str, Any] = {
     "objective": "parameter",
+    "decoding": "autoregressive",
     "max_steps": 8000,
     "learning_rate": 3e-3,
     "input_noise": 1.0,

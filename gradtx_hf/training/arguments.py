@@ -11,11 +11,10 @@ from typing import Literal, get_args
 from transformers import TrainingArguments
 
 from gradtx_hf.errors import ConfigurationError
-from gradtx_hf.model.configuration import T5Value
+from gradtx_hf.model.configuration import Decoding, T5Value
 
 
 Objective = Literal["functional", "parameter"]
-Decoding = Literal["autoregressive", "parallel"]
 
 BEST_BY = {"functional": "eval_loss", "parameter": "eval_generated_relative_error"}
 """What makes a checkpoint the best, by objective: always that of the model's own generation, as it will be used."""
@@ -207,6 +206,18 @@ class GradTransformerTrainingArguments(TrainingArguments):
             raise ConfigurationError(
                 f"got target_batches={self.target_batches}, expected 1 to examples_per_adapter="
                 f"{self.examples_per_adapter}."
+            )
+        self._check_objective()
+
+    def _check_objective(self) -> None:
+        if self.objective == "functional" and self.mixing > 0:
+            raise ConfigurationError(
+                f"got mixing={self.mixing:g} with objective 'functional', which has no pairs to mix. Set it to 0."
+            )
+        if self.objective == "parameter" and (self.parameter_weight > 0 or self.target_checkpointing):
+            raise ConfigurationError(
+                "got parameter_weight or target_checkpointing with objective 'parameter', which uses no target. Leave "
+                "them out."
             )
         if self.objective == "parameter" and self.num_target_runs == 0:
             raise ConfigurationError("got num_target_runs=0, but objective 'parameter' learns from target runs alone.")

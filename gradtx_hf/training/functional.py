@@ -34,7 +34,7 @@ class FunctionalObjective:
     """The loss of target updates by what the target does with them.
 
     Args:
-        language_model: The target; frozen here, and otherwise left as it is.
+        language_model: The target; frozen here.
         target_init: The adapter that updates are added to.
         layout: What stands where in target tokens; all of the adapter's tensors.
         with_checkpointing: Whether the target recomputes its activations in the backward pass.

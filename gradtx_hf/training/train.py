@@ -105,7 +105,7 @@ def train_translator(
             "Curate more, or set eval_strategy and save_strategy to 'no'."
         )
     set_seed(arguments.seed)  # the weights are drawn before Trainer seeds
-    model = _build_model(store, arguments, provenance or Provenance())
+    model = _build_model(store, arguments, provenance or Provenance(), split=split)
     num_target_runs = 0
     if arguments.standardise:
         num_target_runs = set_statistics(
@@ -166,6 +166,11 @@ def _build_trainer(
         )
     if target is None:
         raise ConfigurationError("got no target, expected one: the objective 'functional' places adapters on it.")
+    if arguments.parameter_weight > 0 and not _paired(store, split):
+        raise ConfigurationError(
+            f"got parameter_weight={arguments.parameter_weight:g}, but no shadow set to train on has a target run. Set "
+            "it to 0, or curate with num_target_runs."
+        )
     validation = FunctionalDataset(
         store, split.validation, target.texts, num_examples=NUM_VALIDATION_EXAMPLES, is_fixed=True
     )
@@ -193,6 +198,12 @@ def _require_finite(model: GradTransformerModel, arguments: GradTransformerTrain
             )
 
 
+def _paired(store: PairStore, split: PairSplit) -> bool:
+    """Return whether some shadow set to train on has a target run."""
+    trained_on = {shadow_set for shadow_set, _ in split.train}
+    return any(shadow_set in trained_on for shadow_set, _ in store.pairs)
+
+
 def _read_block_errors(folder: Path) -> dict[str, Any]:
     path = folder / BLOCK_ERRORS_FILE
     values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
@@ -200,7 +211,7 @@ def _read_block_errors(folder: Path) -> dict[str, Any]:
 
 
 def _build_model(
-    store: PairStore, arguments: GradTransformerTrainingArguments, provenance: Provenance
+    store: PairStore, arguments: GradTransformerTrainingArguments, provenance: Provenance, *, split: PairSplit
 ) -> GradTransformerModel:
     """Build the translator from scratch, or around the stacks of a pretrained T5."""
     architecture: dict[str, Any] = {
@@ -209,7 +220,7 @@ def _build_model(
         "linear_rank": arguments.linear_rank,
         "decoding": arguments.decoding,
         "block_positions": arguments.block_positions,
-        "learned_scale": arguments.num_target_runs == 0 or not store.pairs,
+        "learned_scale": arguments.num_target_runs == 0 or not _paired(store, split),
     }
     if arguments.from_t5 is None:
         config = GradTransformerConfig.from_layouts(

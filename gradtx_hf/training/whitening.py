@@ -17,8 +17,9 @@ from gradtx_hf.training.data import Pair, PairStore
 from gradtx_hf.translation.calibration import fit_components, gram_matrix
 
 
-MAX_UPDATES = 2048
-"""Updates that the directions are fitted to, at most: their last snapshots, spread over the shadow sets."""
+UPDATES_PER_DIRECTION = 16
+"""Updates that the directions are fitted to, at most, for each: last snapshots, spread over the shadow sets. They are
+held in memory about three times over."""
 
 
 @torch.no_grad()
@@ -39,10 +40,10 @@ def whiten_linear_path(
     if model.linear_path is None:
         return 0
     last = dict(sorted(snapshots))
-    chosen = list(last.items())[:: -(-len(last) // MAX_UPDATES)]
+    weight = model.linear_path.down.weight
+    chosen = list(last.items())[:: -(-len(last) // (UPDATES_PER_DIRECTION * len(weight)))]
     updates = torch.stack([store.snapshot("source", *pair) for pair in chosen])
     standardised = ((updates - model.source_mean.cpu()) / model.source_std.cpu())[:, model.source_mask.cpu()]
-    weight = model.linear_path.down.weight
     directions = whitening_directions(standardised, rank=len(weight), noise=noise)
     weight[: len(directions)] = directions.to(weight)
     return len(directions)

@@ -159,8 +159,7 @@ class InputDistance:
         return (
             f"{what} lies off the map: its update is {distance / self.limit:.3g} times as far from the shadow sets' as "
             f"any like them would be (distance {distance:.3g}, limit {self.limit:.3g}). Its translation may be "
-            "worthless: train it like the shadow sets (recipe in the translator's card), or check the result on data "
-            "of your own."
+            "worthless: train it as the provider trained the shadow sets, or check the result on data of your own."
         )
 
 

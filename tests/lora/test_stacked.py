@@ -163,6 +163,18 @@ def test_dropout_is_drawn_in_training_only_and_differs_between_rows() -> None:
     assert stack.losses(factors, **rows).unique().numel() == K
 
 
+def test_recomputed_activations_come_without_the_models_own_dropout() -> None:
+    architecture = ARCHITECTURES["gpt2"]
+    model = architecture.make()
+    factors = {n: v.detach().float() for n, v in random_factors(peft_twin(architecture, ("c_attn",))).items()}
+    stack = AdapterStack(model, scales=scales(factors))
+    quiet = stack.losses(factors, **batch())
+    assert model.config.resid_pdrop > 0
+    stack.recompute_activations()
+    assert model.training
+    torch.testing.assert_close(stack.losses(factors, **batch()), quiet)
+
+
 def test_an_adapter_without_labels_has_no_loss_and_leaves_the_others_alone() -> None:
     logits = torch.randn(4, 3, 5, generator=torch.Generator().manual_seed(0))
     following = torch.tensor([[1, 2, IGNORED], [3, IGNORED, IGNORED], [IGNORED] * 3, [IGNORED] * 3])

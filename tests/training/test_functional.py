@@ -190,6 +190,24 @@ def test_without_target_runs_the_scale_is_learned(tmp_path: Path) -> None:
     assert bool(scales[0].any())
 
 
+def test_a_weight_on_the_papers_loss_without_target_runs_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(UpdateStore, "pairs", [])
+    with pytest.raises(ConfigurationError, match="no shadow set to train on has a target run"):
+        train(arguments(tmp_path / "t", parameter_weight=0.1))
+
+
+def test_a_target_run_that_only_validates_leaves_the_scale_to_be_learned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    validated = json.loads((story().translator / "training.json").read_text())["parts"]["whole"][
+        "validation_shadow_sets"
+    ]
+    monkeypatch.setattr(UpdateStore, "pairs", [(validated[0], -1)])
+    assert train(arguments(tmp_path / "t")).parts[""].config.learned_scale
+
+
 def test_a_translator_may_be_the_linear_map_alone(tmp_path: Path) -> None:
     model = train(arguments(tmp_path / "t", has_transformer=False)).parts[""]
     assert not any("decoder" in name for name, _ in model.named_parameters())
@@ -218,6 +236,9 @@ def test_public_data_that_have_changed_are_refused(tmp_path: Path, monkeypatch: 
         ({"linear_rank": -1}, "got linear_rank=-1, expected at least 0"),
         ({"parameter_weight": -0.1}, "got parameter_weight=-0.1, expected at least 0"),
         ({"objective": "parameter", "num_target_runs": 0}, "learns from target runs alone"),
+        ({"mixing": 0.5}, "no pairs to mix"),
+        ({"objective": "parameter", "parameter_weight": 0.1}, "uses no target"),
+        ({"objective": "parameter", "target_checkpointing": True}, "uses no target"),
         ({"partition": "projection"}, "judges all of an adapter at once"),
         ({"has_transformer": False, "from_t5": "x"}, "from_t5"),
     ],
