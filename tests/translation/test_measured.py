@@ -71,7 +71,7 @@ def test_an_adapter_off_the_map_is_named_in_one_line_and_translated(
     assert first == (
         f"adapter '{far}' lies off the map: its update is {distance / limit:.3g} times as far from the shadow sets' as "
         f"any like them would be (distance {distance:.3g}, limit {limit:.3g}). Its translation may be worthless: train "
-        "it like the shadow sets (recipe in the translator's card), or check the result on data of your own."
+        "it as the provider trained the shadow sets, or check the result on data of your own."
     )
     assert distance > 3 * limit
     assert second.startswith("the mean of the adapters lies off the map: ")
