@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gradtx_hf.client import fine_tune_client
-from gradtx_hf.evaluation.arguments import EvaluationArguments
+from gradtx_hf.evaluation.arguments import ClientData, EvaluationArguments
 from gradtx_hf.evaluation.reuse import PUBLIC_ADAPTER
 from gradtx_hf.finetuning import FineTuningRecipe, Sample, load_samples
 from gradtx_hf.finetuning.pool import one_thread
@@ -38,9 +38,10 @@ def recipes_of(arguments: EvaluationArguments, store: UpdateStore) -> dict[str, 
 
 
 def fine_tuning_jobs(
-    arguments: EvaluationArguments,
+    clients: Sequence[ClientData],
     recipes: Mapping[str, FineTuningRecipe],
     *,
+    store: str,
     inits: Mapping[str, str],
     folder: Path,
     homes: Sequence[Path],
@@ -48,18 +49,19 @@ def fine_tuning_jobs(
     """Return a job per adapter of an evaluation, also for those that are there already.
 
     Args:
-        arguments: The evaluation's.
-        recipes: See ``recipes_of``.
+        clients: The clients.
+        recipes: Those of ``source``, ``target`` (the ceilings) and ``public``; see ``recipes_of``.
+        store: Folder of the store, whose public data the public control is trained on.
         inits: Folders of the initial adapters of ``source`` and ``target``.
         folder: The evaluation's folder.
         homes: Each client's folder.
     """
 
     def job(side: str, samples: tuple[Sample, ...] | None, recipe: str, seed: int, to: Path) -> FineTuningJob:
-        return FineTuningJob(inits[side], samples, arguments.store, recipes[recipe], seed, str(to))
+        return FineTuningJob(inits[side], samples, store, recipes[recipe], seed, str(to))
 
     jobs = [job("target", None, "public", 0, folder / PUBLIC_ADAPTER)]
-    for client, home in zip(arguments.client_data(), homes, strict=True):
+    for client, home in zip(clients, homes, strict=True):
         jobs.append(job("target", client.train, "target", client.seed, home / "ceiling"))
         jobs.append(job("source", client.train, "source", client.seed, home / "source"))
     return jobs

@@ -96,7 +96,9 @@ def evaluate(arguments: EvaluationArguments, *, command: str = "") -> Report:
         folders=[home.relative_to(folder).as_posix() for home in homes],
     )
     inits = {"source": str(folder / "translator" / SOURCE_INIT), "target": str(folder / "translator" / TARGET_INIT)}
-    jobs = fine_tuning_jobs(arguments, recipes, inits=inits, folder=folder, homes=homes)
+    jobs = fine_tuning_jobs(
+        arguments.client_data(), recipes, store=arguments.store, inits=inits, folder=folder, homes=homes
+    )
     earlier: dict[str, Path] = {}
     if arguments.adapters_from is not None and not all(Path(job.output_dir).is_dir() for job in jobs):
         earlier = find_adapters(Path(arguments.adapters_from), fine_tuning, config_file=CONFIG_FILE)

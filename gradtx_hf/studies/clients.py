@@ -18,7 +18,7 @@ from torch import Tensor
 from gradtx_hf.evaluation import ClientScores
 from gradtx_hf.evaluation.arguments import ClientData
 from gradtx_hf.evaluation.controls import State, num_target_runs, partners, target_states
-from gradtx_hf.evaluation.fine_tuning import FineTuningJob
+from gradtx_hf.evaluation.fine_tuning import FineTuningJob, fine_tuning_jobs
 from gradtx_hf.evaluation.methods import SOURCE_CLIENT, TRANSLATED
 from gradtx_hf.evaluation.reuse import PUBLIC_ADAPTER
 from gradtx_hf.evaluation.run import ScoringJob, client_folder_name, perform_scoring
@@ -31,7 +31,7 @@ from gradtx_hf.studies.cells import Clients, World
 from gradtx_hf.training.augmentation import add_input_noise
 from gradtx_hf.translation import PeftTranslator
 from gradtx_hf.updates import UpdateVector, align_adapter
-from gradtx_hf.updates.store import Side, UpdateStore
+from gradtx_hf.updates.store import SIDES, Side, UpdateStore
 
 
 CONTROLS_FILE = "controls.json"
@@ -71,17 +71,19 @@ class ClientSet:
 
 def missing_fine_tuning(clients: ClientSet, world: World, settings: Clients) -> list[FineTuningJob]:
     """Return the adapters that are still to be fine-tuned: each client's, its ceiling, and the public fine-tune."""
-    source = FineTuningRecipe.from_dict(world.source_recipe)
-    ceiling, public = (
-        FineTuningRecipe.from_dict({**world.target_recipe, "num_steps": num_steps})
-        for num_steps in (settings.num_ceiling_steps, settings.num_public_steps)
+    chosen = {
+        "source": world.source_recipe,
+        "target": {**world.target_recipe, "num_steps": settings.num_ceiling_steps},
+        "public": {**world.target_recipe, "num_steps": settings.num_public_steps},
+    }
+    jobs = fine_tuning_jobs(
+        clients.data,
+        {name: FineTuningRecipe.from_dict(values) for name, values in chosen.items()},
+        store=str(clients.store),
+        inits={side: str(clients.init(side)) for side in SIDES},
+        folder=clients.folder,
+        homes=clients.homes,
     )
-    inits = {side: str(clients.init(side)) for side in ("source", "target")}
-    store = str(clients.store)
-    jobs = [FineTuningJob(inits["target"], None, store, public, 0, str(clients.folder / PUBLIC_ADAPTER))]
-    for client, home in zip(clients.data, clients.homes, strict=True):
-        for side, recipe, name in (("source", source, "source"), ("target", ceiling, "ceiling")):
-            jobs.append(FineTuningJob(inits[side], client.train, store, recipe, client.seed, str(home / name)))
     return [job for job in jobs if not Path(job.output_dir).is_dir()]
 
 
