@@ -1,4 +1,4 @@
-"""What all tests share: a fresh Hub cache, a tiny Hub on loopback, one thread, fixed seeds, no other network."""
+"""What all tests share: a fresh Hub cache, a Hub on loopback, one thread, fixed seeds, no other network."""
 
 from __future__ import annotations
 
@@ -8,22 +8,30 @@ import shutil
 import socket
 import tempfile
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.hub.tiny_hub import TinyHub
+
+if TYPE_CHECKING:
+    from gradtx_hf.playground.hub_server import HubServer
 
 
-def _set_environment() -> TinyHub:
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _set_environment(port: int) -> None:
     """Set what the Hugging Face libraries and torch read when they are imported."""
-    hub = TinyHub()
     home = tempfile.mkdtemp(prefix="gradtx-tests-")
     atexit.register(shutil.rmtree, home, ignore_errors=True)
     for name in ("HF_TOKEN", "HF_HUB_OFFLINE", "HF_HUB_CACHE", "HF_DATASETS_CACHE", "TRANSFORMERS_CACHE"):
         os.environ.pop(name, None)
     os.environ |= {
         "HF_HOME": home,
-        "HF_ENDPOINT": hub.url,
+        "HF_ENDPOINT": f"http://127.0.0.1:{port}",
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "HF_HUB_DISABLE_XET": "1",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
@@ -31,16 +39,28 @@ def _set_environment() -> TinyHub:
         "TOKENIZERS_PARALLELISM": "false",
         "OMP_NUM_THREADS": "1",
     }
-    return hub
 
 
-HUB = _set_environment()
+def _start_hub() -> HubServer:
+    """Start the Hub that HF_ENDPOINT names in this process; importing it reads the environment, so that comes first."""
+    port = _free_port()
+    _set_environment(port)
+
+    from gradtx_hf.playground.hub_server import HubServer
+    from tests.hubs import ORGANIZATIONS, USERS
+
+    return HubServer(port=port, users=USERS, organizations=ORGANIZATIONS)
 
 
-@pytest.fixture(scope="session")
-def tiny_hub() -> TinyHub:
-    """Return the Hub that HF_ENDPOINT names in this process."""
-    return HUB
+HUB = _start_hub()
+atexit.register(HUB.stop)
+
+
+@pytest.fixture
+def hub() -> Iterator[HubServer]:
+    """Return the Hub that HF_ENDPOINT names in this process; its faults end with the test."""
+    yield HUB
+    HUB.faults.clear()
 
 
 @pytest.fixture(scope="session", autouse=True)

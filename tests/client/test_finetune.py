@@ -11,9 +11,10 @@ from gradtx_hf.client import ClientArguments, fine_tune_client
 from gradtx_hf.errors import ConfigurationError, MissingFileError, OutputExistsError
 from gradtx_hf.finetuning import DataSource, FineTuningRecipe, add_adapter, load_language_model
 from gradtx_hf.lora import load_adapter
+from gradtx_hf.playground.hub_server import HubServer
 from gradtx_hf.playground.world import Rule, make_lines
 from tests.curation.world import save_model, write_lines
-from tests.hub.tiny_hub import TinyHub
+from tests.hubs import add_repository, folder_files, set_files, set_tag
 
 
 RECIPE = FineTuningRecipe(num_steps=4, batch_size=4, learning_rate=1e-2, max_length=32)
@@ -71,14 +72,14 @@ def test_one_seed_gives_one_adapter(tmp_path: Path, init: Path, data: DataSource
 
 @pytest.mark.parametrize("kind", ["folder", "main", "tag"])
 def test_a_translator_gives_its_source_init(
-    tmp_path: Path, init: Path, data: DataSource, tiny_hub: TinyHub, kind: str
+    tmp_path: Path, init: Path, data: DataSource, hub: HubServer, kind: str
 ) -> None:
     files = {f"source_init/{path.name}": path.read_bytes() for path in init.iterdir()}
-    repo = tiny_hub.add("org/translator", files)
+    commit = add_repository(hub, "org/translator", files)
     named = {"folder": str(init.parent), "main": "org/translator", "tag": "org/translator@v1"}[kind]
     if kind == "tag":
-        repo.refs["v1"] = repo.refs["main"]
-        repo.commit({"config.json": b"{}"})
+        set_tag(hub, "org/translator", "v1", commit)
+        set_files(hub, "org/translator", {"config.json": b"{}"})
     fine_tune_client(init, data, recipe=RECIPE, output_dir=tmp_path / "expected")
 
     fine_tune_client(named, data, recipe=RECIPE, output_dir=tmp_path / "mine")
@@ -88,16 +89,16 @@ def test_a_translator_gives_its_source_init(
 
 
 def test_the_base_models_revision_is_that_of_the_init(
-    tmp_path: Path, init: Path, data: DataSource, tiny_hub: TinyHub
+    tmp_path: Path, init: Path, data: DataSource, hub: HubServer
 ) -> None:
     base = init.parent / "base"
-    repo = tiny_hub.add("org/base", {path.name: path.read_bytes() for path in base.iterdir()})
+    commit = add_repository(hub, "org/base", folder_files(base))
     pinned = tmp_path / "source_init"
     shutil.copytree(init, pinned)
     config = json.loads((pinned / "adapter_config.json").read_text())
-    config |= {"base_model_name_or_path": "org/base", "revision": repo.refs["main"]}
+    config |= {"base_model_name_or_path": "org/base", "revision": commit}
     (pinned / "adapter_config.json").write_text(json.dumps(config))
-    repo.commit({"README.md": b"nothing else is left"})
+    set_files(hub, "org/base", {"README.md": b"nothing else is left"})
 
     fine_tune_client(pinned, data, recipe=RECIPE, output_dir=tmp_path / "mine")
     fine_tune_client(pinned, data, recipe=RECIPE, output_dir=tmp_path / "local", base_model=str(base))

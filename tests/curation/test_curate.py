@@ -36,12 +36,13 @@ from gradtx_hf.finetuning import (
     tokenize_examples,
 )
 from gradtx_hf.lora import load_adapter
+from gradtx_hf.playground.hub_server import HubServer
 from gradtx_hf.training import TranslatorArguments, train
 from gradtx_hf.updates import TOKEN_KINDS, encode_update
 from gradtx_hf.updates.store import SIDES, Side, UpdateStore
 from tests.cli.story import TRAINING
 from tests.curation.world import RULES, save_model, write_lines
-from tests.hub.tiny_hub import TinyHub
+from tests.hubs import add_repository, folder_files, set_files
 
 
 @pytest.fixture(scope="module")
@@ -282,15 +283,14 @@ def test_module_of_no_kind_is_named_and_nothing_is_left(arguments: CurationArgum
 
 
 def test_models_and_data_of_the_hub_stay_at_their_first_commit(
-    arguments: CurationArguments, complete: Path, tmp_path: Path, tiny_hub: TinyHub
+    arguments: CurationArguments, complete: Path, tmp_path: Path, hub: HubServer
 ) -> None:
-    repos = {}
+    commits = {}
     for side in SIDES:
         folder = Path(getattr(arguments, f"{side}_model"))
-        repos[side] = tiny_hub.add(f"org/{side}", {path.name: path.read_bytes() for path in folder.iterdir()})
+        commits[side] = add_repository(hub, f"org/{side}", folder_files(folder))
     lines = Path(arguments.corpora[0]["path"]).read_bytes()
-    repos["data"] = tiny_hub.add("datasets/org/lines", {"train.jsonl": lines})
-    commits = {name: repo.refs["main"] for name, repo in repos.items()}
+    commits["data"] = add_repository(hub, "org/lines", {"train.jsonl": lines}, kind="datasets")
     moving = replace(
         arguments,
         source_model="org/source",
@@ -302,8 +302,9 @@ def test_models_and_data_of_the_hub_stay_at_their_first_commit(
     curate(moving)
     (tmp_path / "store" / "manifest.json").unlink()
     (tmp_path / "store" / "shards" / "source-00001.safetensors").unlink()
-    for repo in repos.values():
-        repo.commit({"README.md": b"nothing else is left"})
+    for side in SIDES:
+        set_files(hub, f"org/{side}", {"README.md": b"nothing else is left"})
+    set_files(hub, "org/lines", {"README.md": b"nothing else is left"}, kind="datasets")
     store = curate(moving)
 
     assert {side: store.plan[side]["revision"] for side in SIDES} == {side: commits[side] for side in SIDES}
