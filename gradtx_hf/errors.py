@@ -2,9 +2,42 @@
 
 from __future__ import annotations
 
+import re
+
+
+SECRET_PATTERN = re.compile(r"(?<=://)[^/\s@'\"]+(?=@)|\bhf_[A-Za-z0-9]{20,}")
+"""A name with a password in an address, and an access token of the Hub."""
+MAX_MESSAGE_CHARACTERS = 2000
+
+
+def safe_text(text: str) -> str:
+    """Return a text as it may be shown: printable characters on one line, without tokens and passwords."""
+    shown = text if text.isprintable() else "".join(map(_printable, text))
+    return SECRET_PATTERN.sub("…", shown)
+
+
+def holds_secret(text: str) -> bool:
+    """Return whether a text holds a token, or an address with a password."""
+    return SECRET_PATTERN.search(text) is not None
+
+
+def _printable(character: str) -> str:
+    if character.isspace():
+        return " "
+    return character if character.isprintable() else character.encode("unicode_escape").decode()
+
 
 class GradTxError(Exception):
-    """Any refusal or failure of gradtx_hf that a user can act on."""
+    """Any refusal or failure of gradtx_hf that a user can act on.
+
+    Messages may quote what a stranger's file holds, so that whatever it is, they show as one safe line.
+    """
+
+    def __str__(self) -> str:
+        text = safe_text(super().__str__())
+        if len(text) <= MAX_MESSAGE_CHARACTERS:
+            return text
+        return f"{text[: MAX_MESSAGE_CHARACTERS // 2]} … {text[-MAX_MESSAGE_CHARACTERS // 2 :]}"
 
 
 class AdapterError(GradTxError, ValueError):
@@ -33,6 +66,10 @@ class MissingFileError(GradTxError, FileNotFoundError):
 
 class OutputExistsError(GradTxError, FileExistsError):
     """An output folder exists and is not ours to write into."""
+
+
+class HubError(GradTxError, OSError):
+    """The Hub refuses a request, cannot be reached, or holds something that must not be written over."""
 
 
 class MissingExtraError(GradTxError, ImportError):

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from gradtx_hf.errors import safe_text
 from gradtx_hf.hub import resolve_folder
 from gradtx_hf.lora import Adapter, load_adapter
 from gradtx_hf.translation import PeftTranslator, is_translator_folder
@@ -87,7 +88,7 @@ def _layout(adapter: Adapter) -> dict[str, Any]:
 
 def _files(folder: Path) -> dict[str, int]:
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {str(path.relative_to(folder)): path.stat().st_size for path in files}
+    return {safe_text(str(path.relative_to(folder))): path.stat().st_size for path in files}
 
 
 def _as_text(described: dict[str, Any]) -> str:

@@ -1,6 +1,7 @@
 """Load a base language model and its tokenizer, or say in one line why not.
 
-No code that comes with a model is run, and no pickled weights are read, which could run code too.
+No code that comes with a model is run, and no pickled weights are read, which could run code too. Nor does a model's
+folder decide that kernels are fetched, or that weights come from elsewhere.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -19,8 +22,9 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 from transformers.utils import logging as transformers_logging
+from transformers.utils.peft_utils import find_adapter_config_file
 
-from gradtx_hf.errors import ConfigurationError, MissingFileError
+from gradtx_hf.errors import ConfigurationError, GradTxError, MissingFileError
 from gradtx_hf.playground import local_name
 
 
@@ -35,12 +39,13 @@ def load_language_model(
 
     Raises:
         MissingFileError: If there is no such model, or it cannot be fetched.
-        ConfigurationError: If it is no causal language model, needs code of its own, has pickled weights only, or has
-            no tokenizer.
+        ConfigurationError: If it is no causal language model, needs code of its own, has pickled weights only, is an
+            adapter or carries one, or has no tokenizer.
     """
     config = load_model_config(name_or_path, revision=revision)
     has_gpu = torch.cuda.is_available()
     with _explained(name_or_path), _without_bars():
+        _require_no_adapter(name_or_path, revision)
         model = AutoModelForCausalLM.from_pretrained(
             local_name(name_or_path),
             config=config,
@@ -66,9 +71,18 @@ def load_model_config(name_or_path: str, *, revision: str | None = None) -> PreT
     if looks_local and not Path(name_or_path).is_dir():
         raise MissingFileError(f"model '{name_or_path}' is not there. Give a folder, or the id of a model on the Hub.")
     with _explained(name_or_path):
-        config: PreTrainedConfig = AutoConfig.from_pretrained(
-            local_name(name_or_path), revision=revision, trust_remote_code=False
+        try:
+            config: PreTrainedConfig = AutoConfig.from_pretrained(
+                local_name(name_or_path), revision=revision, trust_remote_code=False
+            )
+        except (TypeError, LookupError, ArithmeticError, AttributeError, RuntimeError, StrictDataclassError) as error:
+            raise ConfigurationError(f"config.json of model '{name_or_path}' cannot be used: {error}") from error
+    if "transformers_weights" in vars(config):
+        raise ConfigurationError(
+            f"config.json of model '{name_or_path}' names a file of weights (transformers_weights), which is not "
+            "followed. Save the model again with save_pretrained."
         )
+    config._attn_implementation = config._experts_implementation = None  # what a file asks for may be fetched and run
     return config
 
 
@@ -88,11 +102,26 @@ def load_tokenizer(name_or_path: str, *, revision: str | None = None) -> PreTrai
         ) from error
 
 
+def _require_no_adapter(name_or_path: str, revision: str | None) -> None:
+    """Check that transformers will not load another repository's weights, or an adapter on top of these."""
+    if find_adapter_config_file(local_name(name_or_path), revision=revision) is not None:
+        raise ConfigurationError(
+            f"model '{name_or_path}' holds an adapter_config.json: it is an adapter, or would load with one on top. "
+            "Give the base model alone."
+        )
+
+
 @contextmanager
 def _explained(name_or_path: str) -> Iterator[None]:
     """Turn what transformers raises for a model into one line."""
     try:
         yield
+    except GradTxError:
+        raise
+    except SafetensorError as error:
+        raise ConfigurationError(
+            f"the weights of model '{name_or_path}' are truncated or damaged ({error}). Copy or download them again."
+        ) from error
     except (OSError, ValueError) as error:
         reason = str(error).split("\n", 1)[0]
         if _asks_for_code(error):

@@ -65,8 +65,8 @@ def fold_adalora(
 
 def _init_rank(values: Mapping[str, Any], label: str) -> int:
     rank = values.get("init_r") if values.get("init_r") is not None else DEFAULT_INIT_RANK
-    if not isinstance(rank, int) or isinstance(rank, bool) or rank <= 0:
-        raise AdapterError(f"adapter '{label}' has init_r={rank!r}, expected a positive whole number.")
+    if not isinstance(rank, int) or isinstance(rank, bool) or not 0 < rank < 2**31:
+        raise AdapterError(f"adapter '{label}' has init_r={rank!r}, expected a positive whole number below 2^31.")
     return rank
 
 

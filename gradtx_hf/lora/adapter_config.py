@@ -7,17 +7,15 @@ set to something else than PEFT's default, is refused: it may change what the fa
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
-import re
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from peft import LoraConfig
-from peft.utils.other import get_pattern_key
 
-from gradtx_hf.errors import AdapterError
+from gradtx_hf.errors import AdapterError, holds_secret
+from gradtx_hf.lora.patterns import first_fitting, is_pattern
+from gradtx_hf.updates.reading import ForeignFolder
 
 
 CONFIG_FILE = "adapter_config.json"
@@ -83,27 +81,24 @@ HARMLESS_FIELDS = frozenset(
 """Fields that say how the factors were started or trained, or who wrote them, not what they mean."""
 PLAIN_INITS = (True, False, "eva", "gaussian", "mica", "orthogonal")
 """Values of init_lora_weights that leave the base weights alone, so that s·B·A is the whole update."""
+MAX_PATTERNS = 1000
+MAX_NAMES = 50_000
+MAX_NAME_CHARACTERS = 1000
 
 
-def read_config(folder: Path, label: str) -> dict[str, Any]:
+def read_config(files: ForeignFolder, label: str) -> dict[str, Any]:
     """Read ``adapter_config.json`` as JSON values.
 
     Args:
-        folder: The adapter's folder.
+        files: The adapter's folder.
         label: What messages call the adapter.
 
     Raises:
         AdapterError: If the file is not there, is not JSON, or names no PEFT type.
     """
-    path = folder / CONFIG_FILE
-    if not path.is_file():
+    if not files.has(CONFIG_FILE):
         raise AdapterError(f"'{label}' is not an adapter: it holds no {CONFIG_FILE}. Give a folder that PEFT saved.")
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise AdapterError(
-            f"{CONFIG_FILE} of '{label}' is not JSON ({one_line(error)}). Save or download the adapter again."
-        ) from error
+    values = files.read_json(CONFIG_FILE)
     if not isinstance(values, dict) or not isinstance(values.get("peft_type"), str):
         raise AdapterError(f"{CONFIG_FILE} of '{label}' names no peft_type. Give a folder that PEFT saved.")
     return values
@@ -142,27 +137,24 @@ def check_config(values: dict[str, Any], label: str) -> LoraConfig:
     try:
         return LoraConfig(**known)
     except (TypeError, ValueError) as error:
-        raise AdapterError(f"{CONFIG_FILE} of '{label}' is refused by PEFT: {one_line(error)}") from error
+        raise AdapterError(f"{CONFIG_FILE} of '{label}' is refused by PEFT: {_shortened(str(error))}.") from error
 
 
 def rank_of(module: str, config: LoraConfig) -> int:
     """Return the rank that the configuration gives to a module."""
-    pattern = config.rank_pattern or {}
-    return int(pattern.get(get_pattern_key(list(pattern), module), config.r))
+    return int(_value_for(module, config.rank_pattern or {}, config.r))
 
 
 def scale_of(module: str, config: LoraConfig) -> float:
     """Return a module's factor s of s·B·A: alpha / R, or alpha / √R with rsLoRA."""
-    pattern = config.alpha_pattern or {}
-    alpha = pattern.get(get_pattern_key(list(pattern), module), config.lora_alpha)
+    alpha = _value_for(module, config.alpha_pattern or {}, config.lora_alpha)
     rank = rank_of(module, config)
     return float(alpha) / (math.sqrt(rank) if config.use_rslora else rank)
 
 
-def one_line(error: Exception) -> str:
-    """Return an exception's message on one line, cut where it gets long."""
-    text = " ".join(str(error).split())
-    return text if len(text) <= 200 else f"{text[:200]}…"
+def _value_for(module: str, patterns: Mapping[str, float], default: float) -> float:
+    fitting = first_fitting(patterns, module)
+    return default if fitting is None else patterns[fitting]
 
 
 def _refuse_features(values: dict[str, Any], label: str) -> None:
@@ -197,7 +189,11 @@ def _shortened(value: object) -> str:
 
 
 def _is_text(value: object) -> bool:
-    return isinstance(value, str)
+    return isinstance(value, str) and value.isprintable() and len(value) <= MAX_NAME_CHARACTERS
+
+
+def _is_place(value: object) -> bool:
+    return _is_text(value) and not holds_secret(str(value))
 
 
 def _is_flag(value: object) -> bool:
@@ -213,34 +209,33 @@ def _is_number(value: object) -> bool:
 
 
 def _is_alpha(value: object) -> bool:
-    return _is_number(value) and value != 0
+    return _is_number(value) and 1e-9 <= abs(value) <= 1e9  # type: ignore[arg-type]
 
 
 def _is_names(value: object) -> bool:
-    return (isinstance(value, str) and _is_pattern(value)) or (isinstance(value, list) and all(map(_is_text, value)))
+    if isinstance(value, list):
+        return len(value) <= MAX_NAMES and all(map(_is_text, value))
+    return is_pattern(value)
 
 
 def _is_layers(value: object) -> bool:
     return all(isinstance(n, int) and not isinstance(n, bool) for n in (value if isinstance(value, list) else [value]))
 
 
-def _is_pattern(text: object) -> bool:
-    try:
-        re.compile(text) if isinstance(text, str) else re.compile("(")
-    except (re.error, OverflowError, RecursionError):
-        return False
-    return True
-
-
 def _is_map_to(is_valid: Callable[[object], bool]) -> Callable[[object], bool]:
     return lambda value: (
-        isinstance(value, dict) and all(_is_pattern(key) and is_valid(entry) for key, entry in value.items())
+        isinstance(value, dict)
+        and len(value) <= MAX_PATTERNS
+        and all(is_pattern(key) and is_valid(entry) for key, entry in value.items())
     )
 
 
 FIELD_CHECKS: dict[str, tuple[Callable[[object], bool], str]] = {
-    "alpha_pattern": (_is_map_to(_is_alpha), "a map from module names to numbers other than 0"),
-    "base_model_name_or_path": (_is_text, "a text"),
+    "alpha_pattern": (
+        _is_map_to(_is_alpha),
+        f"a map from {MAX_PATTERNS} patterns at most to numbers of size 1e-9 to 1e9",
+    ),
+    "base_model_name_or_path": (_is_place, "a text without a password or token"),
     "bias": (_is_text, "'none'"),
     "ensure_weight_tying": (_is_flag, "true or false"),
     "exclude_modules": (_is_names, "a list of module names, or a pattern"),
@@ -249,11 +244,11 @@ FIELD_CHECKS: dict[str, tuple[Callable[[object], bool], str]] = {
     "init_lora_weights": (lambda value: isinstance(value, bool | str), "true, false or a name"),
     "layers_pattern": (_is_names, "a list of names, or a name"),
     "layers_to_transform": (_is_layers, "layer numbers"),
-    "lora_alpha": (_is_alpha, "a number other than 0"),
+    "lora_alpha": (_is_alpha, "a number of size 1e-9 to 1e9"),
     "lora_dropout": (_is_number, "a number"),
     "r": (_is_rank, "a positive whole number"),
-    "rank_pattern": (_is_map_to(_is_rank), "a map from module names to positive whole numbers"),
-    "revision": (_is_text, "a text"),
+    "rank_pattern": (_is_map_to(_is_rank), f"a map from {MAX_PATTERNS} patterns at most to positive whole numbers"),
+    "revision": (_is_place, "a text without a password or token"),
     "target_modules": (_is_names, "a list of module names, or a pattern"),
     "task_type": (_is_text, "a text"),
     "use_rslora": (_is_flag, "true or false"),

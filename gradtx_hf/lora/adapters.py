@@ -10,21 +10,30 @@ from __future__ import annotations
 import copy
 import re
 import tempfile
-from collections.abc import Collection, Mapping
+import time
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import torch
 from peft import LoraConfig
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from gradtx_hf.errors import AdapterError, MissingFileError
 from gradtx_hf.lora.adalora import fold_adalora
-from gradtx_hf.lora.adapter_config import CONFIG_FILE, check_config, one_line, rank_of, read_config, scale_of
+from gradtx_hf.lora.adapter_config import (
+    CONFIG_FILE,
+    MAX_NAME_CHARACTERS,
+    check_config,
+    rank_of,
+    read_config,
+    scale_of,
+)
+from gradtx_hf.lora.patterns import fits
 from gradtx_hf.updates import TOKEN_KINDS, BlockLayout, lies_in_layers
+from gradtx_hf.updates.reading import ForeignFolder
 
 
 WEIGHTS_FILE = "adapter_model.safetensors"
@@ -37,9 +46,10 @@ FACTOR_SUFFIXES = {
     "lora_embedding_B": "",
 }
 """Factor name to what PEFT writes behind it in a key."""
-LFS_POINTER = b"version https://git-lfs"
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 """Number formats of factors that are read."""
+MAX_MATCHING_SECONDS = 30
+"""Processor time for the patterns of ranks and scales; a thousand names for a thousand modules take a few seconds."""
 KEY_PATTERN = re.compile(
     r"base_model\.model\.(?P<module>.+)\."
     r"(?:(?P<factor>lora_(?:embedding_)?[AB]|lora_E|ranknum)(?:\.weight)?|base_layer\.(?:weight|bias))"
@@ -100,9 +110,10 @@ def load_adapter(folder: str | Path, *, name: str | None = None) -> Adapter:
     label = name or str(folder)
     if not folder.is_dir():
         raise MissingFileError(f"adapter folder '{label}' is not there. Give a folder that PEFT saved, or a repo id.")
-    values = read_config(folder, label)
+    files = ForeignFolder(folder, f"'{label}'", AdapterError)
+    values = read_config(files, label)
     config = check_config(values, label)
-    tensors = _parse_keys(_read_tensors(folder, label), label)
+    tensors = _read_tensors(files, label)
     if values["peft_type"] == "ADALORA":
         tensors, config = fold_adalora(tensors, values, config, label=label)
     _check_tensors(tensors, config, label)
@@ -122,6 +133,8 @@ def save_adapter(folder: str | Path, *, config: LoraConfig, tensors: Mapping[str
     keyed = {peft_key(name): tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
     saved_config = copy.copy(config)
     saved_config.inference_mode = True
+    if isinstance(config.target_modules, set):  # which is written in an order that changes from process to process
+        saved_config.target_modules = sorted(config.target_modules)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as temporary:
         save_file(keyed, Path(temporary) / WEIGHTS_FILE, metadata={"format": "pt"})
         saved_config.save_pretrained(temporary)
@@ -139,10 +152,10 @@ def is_adapter_folder(folder: str | Path) -> bool:
     return (Path(folder) / CONFIG_FILE).is_file()
 
 
-def _read_tensors(folder: Path, label: str) -> dict[str, Tensor]:
-    path = folder / WEIGHTS_FILE
-    if not path.is_file():
-        pickled = [name for name in PICKLED_FILES if (folder / name).exists()]
+def _read_tensors(files: ForeignFolder, label: str) -> dict[str, Tensor]:
+    """Return factors by name, after a look at all keys: the weights of a whole model are not read first."""
+    if not files.has(WEIGHTS_FILE):
+        pickled = [name for name in PICKLED_FILES if files.has(name)]
         if pickled:
             raise AdapterError(
                 f"adapter '{label}' holds pickled weights ({pickled[0]}), which are not opened here. Convert them on a "
@@ -152,37 +165,31 @@ def _read_tensors(folder: Path, label: str) -> dict[str, Tensor]:
             f"adapter '{label}' has no {WEIGHTS_FILE}. Save it with PEFT's save_pretrained, which writes safetensors "
             "(pickled weights are never fetched nor opened)."
         )
-    try:
-        with path.open("rb") as stream:
-            is_pointer = stream.read(len(LFS_POINTER)) == LFS_POINTER
-        if not is_pointer:
-            with safe_open(path, framework="pt") as opened:
-                return {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118 - not a dict
-    except (SafetensorError, OSError, RuntimeError, TypeError, ValueError, AttributeError, KeyError) as error:
-        # safetensors meets a damaged header at any depth: in its parser, in a number format, in a shape
-        raise AdapterError(
-            f"{WEIGHTS_FILE} of '{label}' is truncated or damaged ({one_line(error)}). Copy or download it again."
-        ) from error
-    raise AdapterError(f"{WEIGHTS_FILE} of '{label}' is a Git-LFS pointer, not the weights. Run 'git lfs pull'.")
+    with files.open_tensors(WEIGHTS_FILE) as (opened, infos):
+        return {name: opened.get_tensor(key) for name, key in _parse_keys(infos, label).items()}
 
 
-def _parse_keys(keyed: Mapping[str, Tensor], label: str) -> dict[str, Tensor]:
-    """Return factors by name; the copies of frozen embeddings that PEFT saves beside their factors are left out."""
-    parsed = {}
+def _parse_keys(keys: Iterable[str], label: str) -> dict[str, str]:
+    """Return factors' keys by name; copies of frozen embeddings, which PEFT saves beside them, are left out."""
+    parsed: dict[str, str] = {}
     copied = {}
-    for key, tensor in keyed.items():
-        match = KEY_PATTERN.fullmatch(key)
+    for key in keys:
+        match = KEY_PATTERN.fullmatch(key) if key.isprintable() and len(key) <= MAX_NAME_CHARACTERS else None
         if match is None:
-            raise AdapterError(f"adapter '{label}' holds {key!r}, which is no factor of a plain LoRA. {_advice(key)}")
+            raise AdapterError(
+                f"adapter '{label}' holds {key[:MAX_NAME_CHARACTERS]!r}, which is no factor of a plain LoRA. "
+                f"{_advice(key)}"
+            )
         if match["factor"] is None:
             copied[match["module"]] = key
             continue
         name = f"{match['module']}.{match['factor']}"
         if name in parsed:
             raise AdapterError(f"adapter '{label}' holds {name!r} twice, under two keys. Save the adapter again.")
-        parsed[name] = tensor
+        parsed[name] = key
+    modules = _modules_of(parsed)
     for module, key in copied.items():
-        if module not in _modules_of(parsed):
+        if module not in modules:
             raise AdapterError(f"adapter '{label}' holds {key!r}, which is no factor of a plain LoRA. {_advice(key)}")
     return dict(sorted(parsed.items()))
 
@@ -200,17 +207,38 @@ def _check_tensors(tensors: Mapping[str, Tensor], config: LoraConfig, label: str
         raise AdapterError(f"adapter '{label}' holds no LoRA tensor. Save the adapter again.")
     for name, tensor in tensors.items():
         _check_tensor(name, tensor, label)
+    ranks = _match_ranks(_modules_of(tensors), config, label)
+    for name, tensor in tensors.items():
         module, _, factor = name.rpartition(".")
-        partner = f"{module}.{factor[:-1]}{'B' if factor.endswith('A') else 'A'}"
+        is_a = factor.endswith("A")
+        partner = f"{module}.{factor[:-1]}{'B' if is_a else 'A'}"
         if partner not in tensors:
             raise AdapterError(f"adapter '{label}' holds {name!r} but not {partner!r}. Save the adapter again.")
-        rank, expected = tensor.shape[0 if factor.endswith("A") else 1], rank_of(module, config)
+        rank, expected = tensor.shape[0 if is_a else 1], ranks[module]
         if rank != expected:
             raise AdapterError(
                 f"tensor {name!r} of adapter '{label}' has rank {rank}, but {CONFIG_FILE} says {expected}. "
                 "Weights and configuration belong to different adapters: copy both from one folder."
             )
+        if rank > max(tensor.shape[1 if is_a else 0], tensors[partner].shape[0 if is_a else 1]):
+            raise AdapterError(
+                f"tensor {name!r} of adapter '{label}' has rank {rank}, more than its module has inputs and outputs. "
+                "Train with a smaller rank."
+            )
     _check_target_modules(_modules_of(tensors), config, label)
+
+
+def _match_ranks(modules: Iterable[str], config: LoraConfig, label: str) -> dict[str, int]:
+    """Return every module's rank; the patterns of the scales are matched too, so that they are known to be quick."""
+    ranks, start = {}, time.process_time()
+    for module in modules:
+        ranks[module], _ = rank_of(module, config), scale_of(module, config)
+        if time.process_time() - start > MAX_MATCHING_SECONDS:
+            raise AdapterError(
+                f"rank_pattern and alpha_pattern of '{label}' take too long to match. Name kinds of modules in them, "
+                "such as 'q_proj'."
+            )
+    return ranks
 
 
 def _check_tensor(name: str, tensor: Tensor, label: str) -> None:
@@ -231,7 +259,7 @@ def _check_tensor(name: str, tensor: Tensor, label: str) -> None:
             f"tensor {name!r} of adapter '{label}' is empty, {list(tensor.shape)}: a sharded model was saved without "
             "gathering it. Save it from the whole model."
         )
-    if not bool(torch.isfinite(tensor).all()):
+    if not bool(tensor.float().isfinite().all()):  # nor may float64 hold what float32, which is written, cannot
         raise AdapterError(f"tensor {name!r} of adapter '{label}' holds NaN or infinite values. Train it again.")
 
 
@@ -240,23 +268,26 @@ def _check_target_modules(modules: set[str], config: LoraConfig, label: str) -> 
     if targets is None or targets == "all-linear":
         return
     named = f"target_modules={targets if isinstance(targets, str) else sorted(targets)}"
-    for module in sorted(modules):
-        if not (re.fullmatch(targets, module) if isinstance(targets, str) else _is_named(module, targets)):
+    wanted = set() if isinstance(targets, str) else set(targets)
+    found = {module: _ends_of(module) for module in sorted(modules)}
+    for module, ends in found.items():
+        if not (fits(targets, module) if isinstance(targets, str) else ends & wanted):
             raise AdapterError(
                 f"adapter '{label}' holds {module!r}, which {CONFIG_FILE} does not name in {named}. "
                 "Weights and configuration belong to different adapters: copy both from one folder."
             )
-    for target in [] if isinstance(targets, str) else sorted(targets):
-        if not any(_is_named(module, [target]) for module in modules):
-            raise AdapterError(
-                f"adapter '{label}' has no tensor for {target!r}, which {CONFIG_FILE} names in target_modules. "
-                "Tensors are missing: save the adapter again."
-            )
+    for target in sorted(wanted.difference(*found.values())):
+        raise AdapterError(
+            f"adapter '{label}' has no tensor for {target!r}, which {CONFIG_FILE} names in target_modules. "
+            "Tensors are missing: save the adapter again."
+        )
 
 
-def _is_named(module: str, targets: Collection[str]) -> bool:
-    return any(module == target or module.endswith(f".{target}") for target in targets)
+def _ends_of(module: str) -> set[str]:
+    """Return a module's path, and what is left of it after each dot."""
+    parts = module.split(".")
+    return {".".join(parts[i:]) for i in range(len(parts))}
 
 
-def _modules_of(tensors: Mapping[str, Tensor]) -> set[str]:
-    return {name.rpartition(".")[0] for name in tensors}
+def _modules_of(names: Iterable[str]) -> set[str]:
+    return {name.rpartition(".")[0] for name in names}

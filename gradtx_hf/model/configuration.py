@@ -9,9 +9,9 @@ Axes: N_S / N_T blocks, D_S / D_T the size of the largest block, H d_model. Sour
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Mapping
+from dataclasses import fields
 from functools import lru_cache
 from typing import Any, Literal, get_args
 
@@ -19,7 +19,7 @@ from torch import nn
 from transformers import PreTrainedConfig, T5Config
 from transformers.activations import ACT2FN
 
-from gradtx_hf.errors import ConfigurationError, LayoutError
+from gradtx_hf.errors import ConfigurationError, LayoutError, holds_secret
 from gradtx_hf.updates import BlockLayout
 
 
@@ -42,6 +42,9 @@ DEFAULT_T5: dict[str, T5Value] = {
     "feed_forward_proj": "gated-gelu",
 }
 """The T5Config fields that ``t5`` may hold, with their defaults: ours, for embedded pairs (paper: Flan-T5-Large)."""
+MAX_WHOLE_NUMBER = 2**20
+DTYPES = ("float32", "bfloat16", "float16", "float64")
+"""Number formats that a configuration may name."""
 
 
 class GradTransformerConfig(PreTrainedConfig):
@@ -147,6 +150,28 @@ class GradTransformerConfig(PreTrainedConfig):
             start_distance_limit=start_distance_limit,
         )
 
+    @classmethod
+    def from_dict(
+        cls,
+        config_dict: dict[str, Any],
+        **options: Any,  # noqa: ANN401 - transformers' own signature
+    ) -> GradTransformerConfig:
+        """Make the configuration of a file's values: of our own fields and the number format, whatever else it names.
+
+        A field that is transformers' own could name code to run, kernels to fetch, or other files to read.
+
+        Raises:
+            ConfigurationError: If a value cannot be used.
+            LayoutError: If a layout cannot be read, or is not the one of its fingerprint.
+        """
+        own = {field.name for field in fields(cls)} - {field.name for field in fields(PreTrainedConfig)}
+        values = {name: value for name, value in config_dict.items() if name in own}
+        dtype = config_dict.get("dtype", config_dict.get("torch_dtype"))
+        if dtype is not None and str(dtype).removeprefix("torch.") not in DTYPES:
+            raise ConfigurationError(f"got dtype={dtype!r}, expected one of {', '.join(DTYPES)}.")
+        made: GradTransformerConfig = super().from_dict({**values, "dtype": dtype}, **options)
+        return made
+
     @property
     def source_layout(self) -> BlockLayout:
         """What stands where in source tokens ``[N_S, D_S]``."""
@@ -176,6 +201,8 @@ def complete_t5(values: Mapping[str, T5Value]) -> dict[str, T5Value]:
     Raises:
         ConfigurationError: If a field is unknown, or its value cannot be used.
     """
+    if not isinstance(values, Mapping):
+        raise ConfigurationError(f"got t5={values!r}, expected a map of T5Config's fields.")
     unknown = sorted(set(values) - set(DEFAULT_T5))
     if unknown:
         raise ConfigurationError(f"got t5 field '{unknown[0]}', expected only {', '.join(DEFAULT_T5)}.")
@@ -184,6 +211,8 @@ def complete_t5(values: Mapping[str, T5Value]) -> dict[str, T5Value]:
         completed["num_decoder_layers"] = values["num_layers"]
     for name, default in DEFAULT_T5.items():
         _check_t5_value(name, completed[name], default)
+        completed[name] = type(default)(completed[name])  # T5Config takes no whole number for a float
+    _check_buckets(int(completed["relative_attention_num_buckets"]), int(completed["relative_attention_max_distance"]))
     return completed
 
 
@@ -192,7 +221,9 @@ def _check_t5_value(name: str, value: object, default: T5Value) -> None:
         parts = str(value).split("-", 1)
         is_valid, expected = parts[-1] in ACT2FN and parts[:-1] in ([], ["gated"]), "such as 'relu' or 'gated-gelu'"
     elif isinstance(default, int):
-        is_valid, expected = isinstance(value, int) and not isinstance(value, bool) and value > 0, "a whole number > 0"
+        is_whole = isinstance(value, int) and not isinstance(value, bool)
+        is_valid = is_whole and 0 < value <= MAX_WHOLE_NUMBER  # type: ignore[operator]
+        expected = f"a whole number from 1 to {MAX_WHOLE_NUMBER}"
     elif name == "dropout_rate":
         is_valid, expected = _is_number(value) and 0 <= value < 1, "a number in [0, 1)"  # type: ignore[operator]
     else:
@@ -201,8 +232,17 @@ def _check_t5_value(name: str, value: object, default: T5Value) -> None:
         raise ConfigurationError(f"got t5 field {name}={value!r}, expected {expected}.")
 
 
+def _check_buckets(num_buckets: int, max_distance: int) -> None:
+    """Check that T5 has a bucket for the nearest places on either side, and a wider one for what lies beyond them."""
+    if num_buckets < 4 or max_distance <= num_buckets // 2:
+        raise ConfigurationError(
+            f"got t5 fields relative_attention_num_buckets={num_buckets} and relative_attention_max_distance="
+            f"{max_distance}, expected at least 4 buckets, and a distance of more than half as much."
+        )
+
+
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 2.0**63
 
 
 def _check_layout(side: str, blocks: object, fingerprint: str | None) -> str:
@@ -235,8 +275,10 @@ def _check_architecture(config: GradTransformerConfig) -> None:
         if not isinstance(getattr(config, name), bool):
             raise ConfigurationError(f"got {name}={getattr(config, name)!r}, expected true or false.")
     rank, gain = config.linear_rank, config.transformer_gain
-    if not isinstance(rank, int) or isinstance(rank, bool) or rank < 0:
-        raise ConfigurationError(f"got linear_rank={rank!r}, expected a whole number >= 0 (0: no linear path).")
+    if not isinstance(rank, int) or isinstance(rank, bool) or not 0 <= rank <= MAX_WHOLE_NUMBER:
+        raise ConfigurationError(
+            f"got linear_rank={rank!r}, expected a whole number from 0 to {MAX_WHOLE_NUMBER} (0: no linear path)."
+        )
     if not (_is_number(gain) and gain > 0):
         raise ConfigurationError(f"got transformer_gain={gain!r}, expected a number > 0.")
     if config.decoding not in get_args(Decoding):
@@ -251,8 +293,10 @@ def _check_architecture(config: GradTransformerConfig) -> None:
 def _check_provenance(config: GradTransformerConfig) -> None:
     for name in ("source_base_model", "source_base_revision", "target_base_model", "target_base_revision"):
         value = getattr(config, name)
-        if value is not None and not isinstance(value, str):
+        if value is not None and not (isinstance(value, str) and value.isprintable()):
             raise ConfigurationError(f"got {name}={value!r}, expected text or null.")
+        if value is not None and holds_secret(value):
+            raise ConfigurationError(f"got {name} with a password or token in it. Remove it from config.json.")
     limit = config.start_distance_limit
     if limit is not None and not (_is_number(limit) and 0 <= limit <= 1):
         raise ConfigurationError(f"got start_distance_limit={limit!r}, expected a number in [0, 1] or null.")

@@ -12,11 +12,17 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import T5Config, T5Model
+from transformers import T5Config
 from transformers.models.t5.modeling_t5 import T5Stack
 
-from gradtx_hf.errors import ConfigurationError, MissingFileError
-from gradtx_hf.model.configuration import DEFAULT_T5, T5Value
+from gradtx_hf.errors import ConfigurationError
+from gradtx_hf.hub import resolve_folder
+from gradtx_hf.model.configuration import DEFAULT_T5, T5Value, complete_t5
+from gradtx_hf.model.weights import CONFIG_FILE, read_headers, read_tensors, require_shapes
+from gradtx_hf.updates.reading import ForeignFolder
+
+
+STACKS = ("encoder", "decoder")
 
 
 def build_stack(config: T5Config, *, is_decoder: bool) -> T5Stack:
@@ -54,45 +60,54 @@ def load_t5(
     cache_dir: str | Path | None,
     local_files_only: bool,
 ) -> LoadedT5:
-    """Load a T5's stacks in float32, from safetensors only and without remote code.
+    """Load a T5's stacks in float32, from safetensors only; of its configuration, the fields of ``DEFAULT_T5`` alone.
 
     Raises:
         ConfigurationError: If the model there is no T5, or its weights are not complete.
         MissingFileError: If it cannot be found, or has no safetensors weights.
     """
-    try:
-        values, _ = T5Config.get_config_dict(
-            path, revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only
-        )
-        if values.get("model_type") != "t5":
-            raise ConfigurationError(
-                f"'{path}' is a model of type {values.get('model_type')!r}, expected 't5' (T5 or Flan-T5, any size)."
-            )
-        config = T5Config.from_dict(values)
-        loaded: Any = T5Model.from_pretrained(
-            path,
-            config=config,
-            revision=revision or "main",
-            token=token,
-            cache_dir=cache_dir,
-            local_files_only=local_files_only,
-            dtype=torch.float32,
-            use_safetensors=True,
-            output_loading_info=True,
-        )
-    except OSError as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise MissingFileError(f"cannot load a T5 with safetensors weights from '{path}': {reason}") from error
-    model, info = loaded
-    missing = sorted(name for name in info["missing_keys"] if "embed_tokens" not in name)
-    if missing:
-        raise ConfigurationError(f"T5 '{path}' lacks weight '{missing[0]}' ({len(missing)} in all).")
+    resolved = resolve_folder(
+        path, revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only
+    )
+    files = ForeignFolder(resolved.path, f"T5 '{path}'", ConfigurationError)
+    fields = _read_fields(files)
+    found = read_headers(files)
+    infos = {name: info for shard in found.values() for name, info in shard.items()}
+    if int(fields["num_layers"]) + int(fields["num_decoder_layers"]) > len(infos):
+        raise ConfigurationError(f"{files.owner} has fewer weights than its config.json has layers. Download it again.")
+    names = _stack_shapes(T5Config(**fields, vocab_size=1, pad_token_id=None, eos_token_id=None))  # type: ignore[arg-type]  # checked one by one
+    require_shapes(files, infos, names)
+    tensors = {name: tensor.float() for name, tensor in read_tensors(files, found, names).items()}
     return LoadedT5(
-        fields={name: getattr(config, name) for name in DEFAULT_T5},
-        encoder=_without_embedding(model.encoder.state_dict()),
-        decoder=_without_embedding(model.decoder.state_dict()),
+        fields=fields,
+        **{
+            stack: {name.removeprefix(f"{stack}."): t for name, t in tensors.items() if name.startswith(f"{stack}.")}
+            for stack in STACKS
+        },
     )
 
 
-def _without_embedding(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor for name, tensor in state.items() if not name.startswith("embed_tokens.")}
+def _read_fields(files: ForeignFolder) -> dict[str, T5Value]:
+    values: Any = files.read_json(CONFIG_FILE) if files.has(CONFIG_FILE) else {}
+    found = values.get("model_type") if isinstance(values, dict) else None
+    if found != "t5":
+        raise ConfigurationError(
+            f"{files.owner} is a model of type {found!r}, expected 't5' (T5 or Flan-T5, any size)."
+        )
+    defaults = T5Config()
+    given = {name: values[name] for name in DEFAULT_T5 if values.get(name) is not None}
+    fields = {name: getattr(defaults, name) for name in DEFAULT_T5} | given
+    if "num_decoder_layers" not in given:
+        fields["num_decoder_layers"] = fields["num_layers"]
+    return complete_t5(fields)
+
+
+def _stack_shapes(config: T5Config) -> dict[str, tuple[int, ...]]:
+    """Return the weights of both stacks by their names in a T5, with their shapes; takes no memory for them."""
+    with torch.device("meta"):
+        stacks = {stack: build_stack(config, is_decoder=stack == "decoder") for stack in STACKS}
+    return {
+        f"{stack}.{name}": tuple(tensor.shape)
+        for stack, module in stacks.items()
+        for name, tensor in module.state_dict().items()
+    }

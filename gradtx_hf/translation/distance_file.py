@@ -12,15 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
 from gradtx_hf.errors import LayoutError
-from gradtx_hf.lora.adapters import LFS_POINTER
 from gradtx_hf.output import write_bytes
 from gradtx_hf.translation.distance import InputDistance
 from gradtx_hf.updates import BlockLayout
+from gradtx_hf.updates.reading import ForeignFolder, parse_json
 
 
 INPUT_DISTANCE_FILE = "input_distance.safetensors"
@@ -58,33 +57,19 @@ def load_input_distance(folder: Path, *, name: str) -> InputDistance | None:
     Raises:
         LayoutError: If the file is damaged, of another version, or holds values that cannot be.
     """
-    path = folder / INPUT_DISTANCE_FILE
-    if not path.is_file():
+    files = ForeignFolder(folder, f"translator '{name}'", LayoutError)
+    if not files.has(INPUT_DISTANCE_FILE):
         return None
-    if _is_pointer(path):
-        raise LayoutError(
-            f"{INPUT_DISTANCE_FILE} of translator '{name}' is a Git-LFS pointer, not the file. Run 'git lfs pull'."
-        )
-    try:
-        return _read(path)
-    except (SafetensorError, OSError, RuntimeError, TypeError, ValueError, AttributeError, KeyError) as error:
-        # damage is met at any depth: in safetensors' parser, in the JSON, in the layout, in our own checks
-        reason = " ".join(str(error).split())[:200].rstrip(".")
-        raise LayoutError(
-            f"{INPUT_DISTANCE_FILE} of translator '{name}' is truncated or damaged ({reason}). Copy or download it "
-            "again, or remove the file to do without warnings."
-        ) from error
+    with files.open_tensors(INPUT_DISTANCE_FILE) as (opened, infos):
+        values = parse_json(opened.metadata()[METADATA_KEY].encode())
+        tensors = {key: opened.get_tensor(key) for key in infos}
+        try:
+            return _made_of(values, tensors)
+        except LayoutError as error:
+            raise ValueError(str(error).rstrip(".")) from error  # said with the file's name, as all its damage
 
 
-def _is_pointer(path: Path) -> bool:
-    with path.open("rb") as stream:
-        return stream.read(len(LFS_POINTER)) == LFS_POINTER
-
-
-def _read(path: Path) -> InputDistance:
-    with safe_open(path, framework="pt") as opened:
-        values = json.loads(opened.metadata()[METADATA_KEY])
-        tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118 - not a dict
+def _made_of(values: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> InputDistance:
     if values["format"] != FORMAT:
         raise LayoutError(f"got format {values['format']!r}, expected {FORMAT!r}")
     layout = BlockLayout.from_dict(values["layout"])

@@ -33,6 +33,8 @@ TOKEN_KINDS: dict[str, str] = {
     "embedding": r"embed|wte|wpe|lm_head",
 }
 """Names of token kinds and the pattern that a module path of that kind contains; the first that fits counts."""
+MAX_AXES, MAX_SIZE = 8, 2**48
+"""Of a tensor that a file names; without bounds, their product alone would take minutes."""
 
 
 @dataclass(frozen=True)
@@ -198,7 +200,7 @@ class BlockLayout:
         try:
             blocks = []
             for block in values["blocks"]:
-                tensors = [(str(m), str(f), tuple(int(n) for n in shape)) for m, f, shape in block["tensors"]]
+                tensors = [(str(m), str(f), _shape_of(shape)) for m, f, shape in block["tensors"]]
                 blocks.append(build_block(str(block["name"]), str(block["kind"]), tensors=tensors, is_sorted=True))
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise LayoutError(f"got values that are no block layout ({error!r}).") from error
@@ -211,6 +213,13 @@ class BlockLayout:
 def lies_in_layers(module: str) -> bool:
     """Return whether a module path has a number, that is, belongs to one of the model's layers."""
     return any(part.isdecimal() for part in module.split("."))
+
+
+def _shape_of(values: Sequence[Any]) -> tuple[int, ...]:
+    shape = tuple(int(n) for n in values)
+    if len(shape) > MAX_AXES or any(n > MAX_SIZE for n in shape):
+        raise ValueError(f"a tensor of {len(shape)} axes, the largest of size {max(shape)}")
+    return shape
 
 
 def describe_difference(got: BlockLayout, expected: BlockLayout, *, most: int = 3) -> str:

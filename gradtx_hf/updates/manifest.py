@@ -37,9 +37,16 @@ class Manifest:
             StoreError: If it is missing, damaged, or of another version.
         """
         values = read_json(path)
-        if values.get("format") != FORMAT:
+        if not isinstance(values, dict) or values.get("format") != FORMAT:
             raise StoreError(f"'{path}' is not of this version of update stores. Run the same curation again.")
-        return cls(values["plan_sha256"], values["shards"])
+        plan_sha256, shards = values.get("plan_sha256"), values.get("shards")
+        if (
+            not isinstance(plan_sha256, str)
+            or not isinstance(shards, dict)
+            or not all(map(_is_record, shards.values()))
+        ):
+            raise StoreError(f"'{path}' is damaged: it lacks what it knows of a shard. Run the same curation again.")
+        return cls(plan_sha256, shards)
 
     def to_dict(self) -> dict[str, Any]:
         """Return all values, for the file."""
@@ -56,6 +63,18 @@ class Manifest:
                 f"the manifest of '{path.parents[1]}' does not name {path.name}. Run the same curation again."
             )
         return self.shards[path.name]
+
+
+def _is_record(record: object) -> bool:
+    if not isinstance(record, dict):
+        return False
+    snapshots = record.get("snapshots")
+    return (
+        isinstance(record.get("sha256"), str)
+        and isinstance(record.get("info"), dict)
+        and isinstance(snapshots, list)
+        and all(isinstance(snapshot, str) for snapshot in snapshots)
+    )
 
 
 def describe_shard(path: Path, tokens: Tensor, *, side: str, shadow_set: int) -> dict[str, Any]:

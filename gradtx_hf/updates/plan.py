@@ -11,6 +11,7 @@ from gradtx_hf.errors import StoreError
 
 
 FORMAT = "gradtx update store 1"
+MAX_SHADOW_SETS = 10**6
 
 
 def read_json(path: Path) -> Any:  # noqa: ANN401 - any JSON value
@@ -23,7 +24,7 @@ def read_json(path: Path) -> Any:  # noqa: ANN401 - any JSON value
         return json.loads(path.read_bytes())
     except FileNotFoundError as error:
         raise StoreError(f"'{path}' is missing. The same gradtx curate command completes the store.") from error
-    except ValueError as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise StoreError(f"'{path}' is damaged: it is not JSON. Run the same curation again.") from error
 
 
@@ -36,6 +37,13 @@ def read_plan(path: Path) -> dict[str, Any]:
     values = read_json(path)
     if not isinstance(values, dict) or values.get("format") != FORMAT:
         raise StoreError(f"'{path}' is no plan of an update store of this version. Name a new folder.")
+    plan = values.get("plan")
+    num_shadow_sets = plan.get("num_shadow_sets") if isinstance(plan, dict) else None
+    is_whole = {"source_layout", "target_layout"} <= values.keys() and type(num_shadow_sets) is int
+    if not is_whole or not 0 <= num_shadow_sets <= MAX_SHADOW_SETS:  # type: ignore[operator]
+        raise StoreError(
+            f"'{path}' is damaged: it lacks a layout, or num_shadow_sets up to {MAX_SHADOW_SETS}. Name a new folder."
+        )
     return values
 
 
@@ -49,8 +57,9 @@ def planned_target_sets(plan: Mapping[str, Any]) -> list[int]:
         StoreError: If it names anything but different shadow sets of its own.
     """
     every = range(plan["num_shadow_sets"])
-    named = plan.get("target_shadow_sets", list(every))
-    if not isinstance(named, list) or sorted(set(every).intersection(named)) != named:
+    named: list[int] = plan.get("target_shadow_sets", list(every))
+    are_numbers = isinstance(named, list) and all(type(number) is int for number in named)
+    if not are_numbers or sorted(set(every).intersection(named)) != named:
         raise StoreError(
             f"got target_shadow_sets={_shorten(named)} in the plan of an update store, expected different numbers "
             f"from 0 to {len(every) - 1}, ascending."

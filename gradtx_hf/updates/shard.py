@@ -81,8 +81,10 @@ def read_header(path: Path) -> ShardHeader:
         own = json.loads(values["__metadata__"][METADATA_KEY])
         num_snapshots, num_blocks, block_dim = values[TENSOR_NAME]["shape"]
         shape = (int(num_snapshots), int(num_blocks), int(block_dim))
+        if min(shape) < 1 or size % 4 != 0 or values[TENSOR_NAME]["data_offsets"][0] != 0:
+            raise ValueError(f"tokens of shape {list(shape)}, not at the start of the data")
         header = ShardHeader(shape, HEADER_SIZE_BYTES + size, own["info"], str(own["content_sha256"]))
-    except (OSError, ValueError, KeyError, TypeError, struct.error) as error:
+    except (OSError, ValueError, LookupError, TypeError, ArithmeticError, RecursionError, struct.error) as error:
         raise StoreError(f"shard '{path}' is damaged: {error!r}. Run the same curation again.") from error
     num_bytes = path.stat().st_size
     if num_bytes != header.num_bytes or values[TENSOR_NAME]["dtype"] != "F32":
@@ -122,6 +124,19 @@ def sha256_of_file(path: Path) -> str:
         while chunk := stream.read(CHUNK_BYTES):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def find_damage(expected: Mapping[Path, str]) -> dict[Path, str]:
+    """Return the files that are not as they were written, each with what it is: ``damaged`` or ``missing``.
+
+    Args:
+        expected: File to its SHA-256, in hexadecimal digits.
+    """
+    present = {path for path in expected if path.is_file()}
+    damaged = {path for path in present if sha256_of_file(path) != expected[path]}
+    return {
+        path: "damaged" if path in damaged else "missing" for path in expected if path in damaged or path not in present
+    }
 
 
 def _sha256_of(tokens: Tensor) -> str:

@@ -27,7 +27,7 @@ from gradtx_hf.output import write_bytes
 from gradtx_hf.updates.layout import BlockLayout
 from gradtx_hf.updates.manifest import Manifest, describe_shard, distinct_snapshots
 from gradtx_hf.updates.plan import FORMAT, planned_target_sets, read_plan, require_same_plan
-from gradtx_hf.updates.shard import is_whole, map_tokens, read_header, sha256_of_file, write_shard
+from gradtx_hf.updates.shard import find_damage, is_whole, map_tokens, read_header, sha256_of_file, write_shard
 
 
 Side = Literal["source", "target"]
@@ -110,7 +110,7 @@ class UpdateStore:
         if missing or not (store.folder / MANIFEST_FILE).is_file():
             raise StoreError(
                 f"update store '{store.folder}' is not complete: {len(missing)} of {len(store._shard_paths)} shards "
-                "are missing. The same gradtx curate command continues it."
+                "are missing. The same gradtx curate or gradtx store pull command continues it."
             )
         return store
 
@@ -177,7 +177,7 @@ class UpdateStore:
             )
         if not bool(tokens.isfinite().all()):
             raise StoreError(f"the {side} run of shadow set {shadow_set} holds NaN or infinite values: it diverged.")
-        write_shard(self._shard_path(side, shadow_set), tokens, {**info, "layout": layout.fingerprint})
+        write_shard(self.shard_path(side, shadow_set), tokens, {**info, "layout": layout.fingerprint})
         self._mapped.pop((side, shadow_set), None)
 
     def finish(self) -> None:
@@ -205,7 +205,7 @@ class UpdateStore:
         """
         key = (side, shadow_set)
         if key not in self._mapped:
-            path = self._shard_path(*key)
+            path = self.shard_path(*key)
             header = read_header(path)
             layout = self.layout(side)
             if header.shape[1:] != (layout.num_blocks, layout.block_dim):
@@ -247,20 +247,37 @@ class UpdateStore:
         """Return the layout of one side's updates."""
         return self.source_layout if side == "source" else self.target_layout
 
+    def shard_path(self, side: Side, shadow_set: int) -> Path:
+        """Return the file of a run, whether it is there or not.
+
+        Raises:
+            StoreError: If the plan has no such run.
+        """
+        if (side, shadow_set) not in self._shard_paths:
+            raise StoreError(
+                f"shadow set {shadow_set} has no {side} run: update store '{self.folder}' has "
+                f"{len(self.shadow_sets(side))} for {self.num_shadow_sets} shadow sets. Curate with "
+                "num_target_runs: null into a new folder for one each."
+            )
+        return self._shard_paths[side, shadow_set]
+
     def verify(self) -> None:
         """Check every file against the manifest.
 
         Raises:
             StoreError: If a shard or the plan is missing or not as it was written; the message names it.
         """
-        expected = {path: self._record(*key)["sha256"] for key, path in self._shard_paths.items()}
-        expected[self.folder / PLAN_FILE] = self._manifest.plan_sha256
-        for path, sha256 in expected.items():
-            if not path.is_file() or sha256_of_file(path) != sha256:
-                raise StoreError(
-                    f"'{path}' is {'damaged' if path.is_file() else 'missing'}: its SHA-256 is not the manifest's. "
-                    "The same gradtx curate command writes it again."
-                )
+        for path, fault in self.damaged_files().items():
+            raise StoreError(
+                f"'{path}' is {fault}: its SHA-256 is not the manifest's. "
+                "The same gradtx curate or gradtx store pull command writes it again."
+            )
+
+    def damaged_files(self) -> dict[Path, str]:
+        """Return the files that are not as the manifest says, each with what it is: ``damaged`` or ``missing``."""
+        expected = {self.folder / PLAN_FILE: self._manifest.plan_sha256}
+        expected |= {path: self._record(*key)["sha256"] for key, path in self._shard_paths.items()}
+        return find_damage(expected)
 
     @cached_property
     def _shard_paths(self) -> dict[tuple[Side, int], Path]:
@@ -272,21 +289,12 @@ class UpdateStore:
             if shadow_set in planned[side]
         }
 
-    def _shard_path(self, side: Side, shadow_set: int) -> Path:
-        if (side, shadow_set) not in self._shard_paths:
-            raise StoreError(
-                f"shadow set {shadow_set} has no {side} run: update store '{self.folder}' has "
-                f"{len(self.shadow_sets(side))} for {self.num_shadow_sets} shadow sets. Curate with "
-                "num_target_runs: null into a new folder for one each."
-            )
-        return self._shard_paths[side, shadow_set]
-
     @cached_property
     def _manifest(self) -> Manifest:
         return Manifest.read(self.folder / MANIFEST_FILE)
 
     def _record(self, side: Side, shadow_set: int) -> Mapping[str, Any]:
-        return self._manifest.record(self._shard_path(side, shadow_set))
+        return self._manifest.record(self.shard_path(side, shadow_set))
 
 
 def _is_unused(folder: Path) -> bool:

@@ -106,3 +106,47 @@ def test_code_that_generates_is_not_run(folder: Path) -> None:
 def test_a_missing_model_is_named(tmp_path: Path) -> None:
     with pytest.raises(MissingFileError, match="no_model' is not there"):
         load_model_config(str(tmp_path / "no_model"))
+
+
+def change_config(folder: Path, **changes: object) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def test_a_file_asks_for_no_kernels(folder: Path) -> None:
+    change_config(folder, attn_implementation="kernels-community/flash-attn", experts_implementation="evil/kernel")
+
+    model, _ = load_language_model(str(folder))
+
+    assert model.config._attn_implementation in ("sdpa", "eager")
+
+
+@pytest.mark.parametrize("base", ["evil/repository", "/etc"])
+def test_a_model_with_an_adapter_beside_it_is_refused(base: str, folder: Path) -> None:
+    (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "base_model_name_or_path": base}))
+
+    with pytest.raises(ConfigurationError, match=r"holds an adapter_config\.json"):
+        load_language_model(str(folder))
+
+
+def test_weights_that_the_configuration_names_elsewhere_are_refused(folder: Path) -> None:
+    change_config(folder, transformers_weights="../other/model.safetensors")
+
+    with pytest.raises(ConfigurationError, match="names a file of weights"):
+        load_language_model(str(folder))
+
+
+@pytest.mark.parametrize("changes", [{"hidden_size": "x"}, {"id2label": {"x": 1}}, {"model_type": ["llama"]}])
+def test_a_configuration_of_wrong_types_is_refused(changes: dict[str, object], folder: Path) -> None:
+    change_config(folder, **changes)
+
+    with pytest.raises(ConfigurationError, match=r"cannot be used|no causal language model"):
+        load_language_model(str(folder))
+
+
+def test_damaged_weights_are_refused(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-9])
+
+    with pytest.raises(ConfigurationError, match=r"weights of model .* are truncated or damaged"):
+        load_language_model(str(folder))

@@ -68,7 +68,7 @@ def test_pickled_weights_are_refused_with_a_way_to_convert_them(folder: Path) ->
 def test_a_git_lfs_pointer_is_refused(folder: Path) -> None:
     weights(folder).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1234\n")
 
-    assert "is a Git-LFS pointer, not the weights. Run 'git lfs pull'" in refusal(folder)
+    assert "is a Git-LFS pointer, not the file. Run 'git lfs pull'" in refusal(folder)
 
 
 @pytest.mark.parametrize("num_bytes", [0, 4, 8, 100, -1])

@@ -77,7 +77,7 @@ def rewrite(change: Callable[[dict[str, Tensor], dict[str, Any]], object]) -> Ca
 
 DAMAGES: dict[str, Callable[[Path], object]] = {
     "is truncated or damaged": lambda path: path.write_bytes(path.read_bytes()[:-7]),
-    "(Error while deserializing header": lambda path: path.write_bytes(b"\xff" * 40),
+    "its header has 18446744073709551615 bytes": lambda path: path.write_bytes(b"\xff" * 40),
     "is a Git-LFS pointer": lambda path: path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n"),
     "'mean' holds NaN or infinite values": rewrite(lambda t, v: t["mean"].fill_(float("nan"))),
     "'components' holds NaN or infinite values": rewrite(lambda t, v: t["components"].fill_(float("inf"))),
