@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 from transformers.utils import logging as transformers_logging
 
-from gradtx_hf.errors import GradTxError
+from gradtx_hf.errors import GradTxError, safe_text
 
 
 COMMANDS = {
@@ -26,6 +26,8 @@ COMMANDS = {
     "train": "provider: train a translator on a curated store",
     "client": "client: fine-tune the source model on private data, from a translator's source_init",
     "translate": "turn source adapters into one target adapter",
+    "push": "publish a translator or an adapter on the Hub, with its card",
+    "store": "push a curated store to the Hub, pull, verify or describe one",
     "evaluate": "score translated adapters beside every control",
     "study": "run one of the studies: the main table, or an ablation, cell by cell",
 }
@@ -82,7 +84,7 @@ def _quieten_libraries() -> None:
 def _fail(message: str) -> int:
     if os.environ.get("GRADTX_DEBUG") == "1" and sys.exc_info()[0] is not None:
         traceback.print_exc()
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    print(f"error: {safe_text(' '.join(message.split()))}", file=sys.stderr)
     return 1
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from gradtx_hf.cli.configuration import parse_into
 from gradtx_hf.training import TranslatorArguments, train
-from gradtx_hf.training.run import TRAINING_FILE
+from gradtx_hf.translation import TRAINING_FILE
 
 
 def run(argv: Sequence[str]) -> int:

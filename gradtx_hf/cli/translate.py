@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from typing import get_args
 
 from gradtx_hf.errors import ConfigurationError
+from gradtx_hf.hub import Destination
 from gradtx_hf.output import require_new_folder
 from gradtx_hf.playground import local_name
-from gradtx_hf.translation import Aggregation, PeftTranslator
+from gradtx_hf.translation import Aggregation, PeftTranslator, TranslatedAdapter
 
 
 def run(argv: Sequence[str]) -> int:
@@ -29,10 +30,14 @@ def run(argv: Sequence[str]) -> int:
         "--allow-other-start", action="store_true", help="accept an adapter not trained from source_init"
     )
     parser.add_argument("--allow-other-base", action="store_true", help="accept a base model of another name")
+    parser.add_argument("--push-to-hub", metavar="REPO", help="publish the result as 'owner/name', with its card")
+    parser.add_argument("--public", action="store_true", help="a new repository is public; else it is private")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     arguments = parser.parse_args(list(argv))
     weights = None if arguments.weights is None else _parse_weights(arguments.weights)
     require_new_folder(arguments.output_dir)
+    if arguments.push_to_hub is not None:
+        Destination(arguments.push_to_hub)  # refuses what is no id before the work
     translator = PeftTranslator.from_pretrained(arguments.translator, revision=arguments.revision)
     translated = translator.translate(
         arguments.adapters,
@@ -43,6 +48,14 @@ def run(argv: Sequence[str]) -> int:
     )
     translated.save_pretrained(arguments.output_dir)
     print(json.dumps(translated.report, indent=2) if arguments.json else arguments.output_dir)
+    _print_notes(translated, arguments.output_dir)
+    if arguments.push_to_hub is not None:
+        published = translated.push_to_hub(arguments.push_to_hub, private=not arguments.public)
+        print(f"published: {published.url} at commit {published.commit}", file=sys.stderr)
+    return 0
+
+
+def _print_notes(translated: TranslatedAdapter, folder: str) -> None:
     for adapter in translated.report["adapters"]:
         note = f"{adapter['name']}: distance to the translator's start {adapter['start_distance']:.2f}"
         note += f", product error {adapter['product_error']:.1e}" if adapter["product_error"] > 1e-6 else ""
@@ -52,11 +65,10 @@ def run(argv: Sequence[str]) -> int:
     for warning in translated.report["warnings"]:
         print(f"warning: {warning}", file=sys.stderr)
     print(
-        f"load it with: PeftModel.from_pretrained(model, {arguments.output_dir!r})"
+        f"load it with: PeftModel.from_pretrained(model, {folder!r})"
         f"  # model: {local_name(translated.report['target_base_model'])}",
         file=sys.stderr,
     )
-    return 0
 
 
 def _parse_weights(text: str) -> list[float]:

@@ -12,6 +12,7 @@ from gradtx_hf.evaluation.pgr import Recovered
 from gradtx_hf.evaluation.pooling import BY_STUDY_SEED
 from gradtx_hf.evaluation.report import Report
 from gradtx_hf.evaluation.summary import Estimate, MethodSummary
+from gradtx_hf.hub.markdown import markdown_table
 
 
 def render_markdown(report: Report, *, plot_file: str | None = None) -> str:
@@ -210,11 +211,3 @@ def format_share(share: Recovered) -> str:
 
 def _two_digits(value: float) -> str:
     return f"{round(value, 2) + 0.0:.2f}"  # adding 0.0 turns -0.0 into 0.0
-
-
-def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a Markdown table; a bar within a cell is escaped, a line break becomes a space."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(
-        "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in line) + " |" for line in lines
-    )

@@ -8,16 +8,15 @@ from __future__ import annotations
 import json
 import math
 import os
-import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from gradtx_hf.errors import DataError, MissingFileError
 from gradtx_hf.evaluation.pgr import Recovered
 from gradtx_hf.evaluation.summary import ClientScores, Estimate, GroupSummary, MethodSummary, summarise
+from gradtx_hf.hub.cards import installed_versions
 
 
 LIBRARIES = ("gradtx-hf", "torch", "transformers", "peft", "trl", "datasets")
@@ -162,13 +161,7 @@ class Report:
 
 def library_versions() -> dict[str, str]:
     """Return the versions of Python and of ``LIBRARIES``, without those that are not installed."""
-    versions = {"python": platform.python_version()}
-    for name in LIBRARIES:
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return versions
+    return installed_versions(LIBRARIES)
 
 
 def _json_value(value: Any) -> Any:  # noqa: ANN401 - any JSON value

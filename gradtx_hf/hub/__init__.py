@@ -1,6 +1,20 @@
-"""The Hugging Face Hub: repositories to folders, revisions to commits."""
+"""The Hugging Face Hub: repositories to folders, revisions to commits, folders to repositories."""
 
-from gradtx_hf.hub.resolve import ResolvedFolder, pin_revision, resolve_folder
+from gradtx_hf.hub.destination import Destination, RepoKind
+from gradtx_hf.hub.publish import Published, publish, require_publishable
+from gradtx_hf.hub.readme import Card
+from gradtx_hf.hub.resolve import ResolvedFolder, fetch_repository, pin_revision, resolve_folder
 
 
-__all__ = ["ResolvedFolder", "pin_revision", "resolve_folder"]
+__all__ = [
+    "Card",
+    "Destination",
+    "Published",
+    "RepoKind",
+    "ResolvedFolder",
+    "fetch_repository",
+    "pin_revision",
+    "publish",
+    "require_publishable",
+    "resolve_folder",
+]

@@ -26,12 +26,18 @@ from huggingface_hub.file_download import repo_folder_name
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # exported without __all__
 
 from gradtx_hf.errors import ConfigurationError, GradTxError, MissingFileError
+from gradtx_hf.hub.wording import endpoint_name, without_tokens
 from gradtx_hf.playground import local_name
+from gradtx_hf.updates.reading import ForeignFolder
 
 
-FETCHED_PATTERNS = ("*.json", "*.safetensors", "*.md")
+RepoType = Literal["model", "dataset"]
+
+FETCHED_PATTERNS: dict[RepoType, tuple[str, ...]] = {
+    "model": ("*.json", "*.safetensors", "*.md"),
+    "dataset": ("*.json", "*.safetensors", "*.md", "*.parquet"),
+}
 COMMIT_PATTERN = re.compile(r"[0-9a-f]{40}")
-TOKEN_PATTERN = re.compile(r"hf_\w+")
 
 
 @dataclass(frozen=True)
@@ -57,6 +63,7 @@ def resolve_folder(
     cache_dir: str | Path | None = None,
     local_files_only: bool = False,
     subfolder: str | None = None,
+    force_download: bool = False,
 ) -> ResolvedFolder:
     """Return a local folder as it is, or fetch a repository's files.
 
@@ -68,6 +75,7 @@ def resolve_folder(
         cache_dir: Where fetched files are kept; the Hub's cache if None.
         local_files_only: Whether to use only what the cache holds, without the network.
         subfolder: Folder inside the repository or the local folder to return.
+        force_download: Whether to fetch again what the cache holds.
 
     Raises:
         ConfigurationError: If arguments contradict each other, or one cannot be used.
@@ -77,34 +85,71 @@ def resolve_folder(
     if _exists(local):
         if revision is not None:
             raise ConfigurationError(
-                f"'{repo_or_path}' is a local folder, which has no revision '{_without_tokens(revision)}'. "
+                f"'{repo_or_path}' is a local folder, which has no revision '{without_tokens(revision)}'. "
                 "Leave the revision out."
             )
         return ResolvedFolder(_inner(Path(local), subfolder, str(repo_or_path)), str(repo_or_path), None)
-    repo, revision = _split_revision(str(repo_or_path), revision)
+    fetched = fetch_repository(
+        str(repo_or_path),
+        revision=revision,
+        token=token,
+        cache_dir=cache_dir,
+        local_files_only=local_files_only,
+        force_download=force_download,
+    )
+    return ResolvedFolder(_inner(fetched.path, subfolder, fetched.name), fetched.name, fetched.commit)
+
+
+def fetch_repository(
+    name: str,
+    *,
+    repo_type: RepoType = "model",
+    revision: str | None = None,
+    token: str | None = None,
+    cache_dir: str | Path | None = None,
+    local_files_only: bool = False,
+    force_download: bool = False,
+) -> ResolvedFolder:
+    """Fetch a repository's files into the cache; what is there already is not fetched again.
+
+    Args:
+        name: ``owner/name`` or ``owner/name@revision`` on the Hub.
+        repo_type: What kind of repository.
+        revision: Branch, tag or commit; the default branch if None.
+        token: Access token; the one that ``hf auth login`` stored if None.
+        cache_dir: Where fetched files are kept; the Hub's cache if None.
+        local_files_only: Whether to use only what the cache holds, without the network.
+        force_download: Whether to fetch again what the cache holds.
+
+    Raises:
+        ConfigurationError: If arguments contradict each other, or one cannot be used.
+        MissingFileError: If there is no repository of that name that can be read.
+    """
+    repo, revision = _split_revision(name, revision)
     _check_token(token)
+    patterns = FETCHED_PATTERNS[repo_type]
     try:
         fetched = snapshot_download(
             repo,
+            repo_type=repo_type,
             revision=revision,
             token=token,
             cache_dir=cache_dir,
             local_files_only=local_files_only,
-            allow_patterns=list(FETCHED_PATTERNS),
+            force_download=force_download,
+            allow_patterns=list(patterns),
         )
     except (HTTPError, OSError, HFValidationError) as error:
         raise _explain(error, repo=repo, revision=revision, local_files_only=local_files_only) from error
     folder = Path(fetched)
     if not folder.is_dir():
         raise MissingFileError(
-            f"repository '{repo}' holds no {', '.join(FETCHED_PATTERNS)} file. Give the id of one that does."
+            f"repository '{repo}' holds no {', '.join(patterns)} file. Give the id of one that does."
         )
-    return ResolvedFolder(_inner(folder, subfolder, repo), repo, folder.name)
+    return ResolvedFolder(folder, repo, folder.name)
 
 
-def pin_revision(
-    repo_id: str, *, revision: str | None, repo_type: Literal["model", "dataset"], token: str | None = None
-) -> str | None:
+def pin_revision(repo_id: str, *, revision: str | None, repo_type: RepoType, token: str | None = None) -> str | None:
     """Return the commit that a revision of a repository stands for now, so that it stays the same from here on.
 
     Args:
@@ -138,7 +183,8 @@ def _cached_commit(repo_id: str, *, revision: str | None, repo_type: str) -> str
     """Return what the Hub's cache last knew of a revision."""
     folder = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repo_id, repo_type=repo_type)
     path = folder / "refs" / (revision or constants.DEFAULT_REVISION)
-    return path.read_text(encoding="utf-8").strip() if path.is_file() else None
+    commit = path.read_text(encoding="utf-8").strip() if ".." not in path.parts and path.is_file() else ""
+    return commit if COMMIT_PATTERN.fullmatch(commit) else None
 
 
 def _exists(path: str | Path) -> bool:
@@ -153,12 +199,12 @@ def _split_revision(name: str, revision: str | None) -> tuple[str, str | None]:
     repo, _, own_revision = name.partition("@")
     if repo.count("/") != 1 or not _is_repo_id(repo):
         raise MissingFileError(
-            f"'{_without_tokens(name)}' is no folder on this machine, and no repository id. "
+            f"'{without_tokens(name)}' is no folder on this machine, and no repository id. "
             "Check the path, or give an id such as 'owner/name'."
         )
     if own_revision and revision and own_revision != revision:
         raise ConfigurationError(
-            f"'{_without_tokens(name)}' names a revision, and another one is given, '{_without_tokens(revision)}'. "
+            f"'{without_tokens(name)}' names a revision, and another one is given, '{without_tokens(revision)}'. "
             "Give one of them."
         )
     return repo, own_revision or revision
@@ -186,7 +232,7 @@ def _inner(folder: Path, subfolder: str | None, name: str) -> Path:
         parts = PurePosixPath(subfolder)
         if parts.is_absolute() or ".." in parts.parts:
             raise ConfigurationError(f"subfolder '{subfolder}' leads out of '{name}'. Give a folder inside it.")
-        folder = folder / parts
+        folder = ForeignFolder(folder, f"'{name}'", ConfigurationError).find(str(parts)) or folder / parts
     if not folder.is_dir():
         place = f"'{name}' has no folder '{subfolder}'" if subfolder is not None else f"'{name}' is not a folder"
         raise MissingFileError(f"{place}. Check the path.")
@@ -197,22 +243,22 @@ def _explain(error: Exception, *, repo: str, revision: str | None, local_files_o
     """Say in one line why a repository could not be fetched, and what to do."""
     cause = error.__cause__ if isinstance(error, LocalEntryNotFoundError) and error.__cause__ else error
     status = cause.response.status_code if isinstance(cause, HfHubHTTPError) else None
-    at_revision = f" at revision '{_without_tokens(revision)}'" if revision else ""
+    at_revision = f" at revision '{without_tokens(revision)}'" if revision else ""
     if isinstance(cause, GatedRepoError):
         text = f"repository '{repo}' is gated. Ask for access on its page, then give a token of that account"
     elif isinstance(cause, RevisionNotFoundError):
-        text = f"repository '{repo}' has no revision '{_without_tokens(revision or 'main')}'. Check the revision"
+        text = f"repository '{repo}' has no revision '{without_tokens(revision or 'main')}'. Check the revision"
     elif isinstance(cause, RepositoryNotFoundError):
         text = (
-            f"there is no folder '{repo}', and no repository '{repo}' that you may read at {_endpoint()}. "
+            f"there is no folder '{repo}', and no repository '{repo}' that you may read at {endpoint_name()}. "
             "Check the id; if it is private, give a token (or run 'hf auth login')"
         )
     elif isinstance(cause, LocalTokenNotFoundError):
         text = "no token is stored on this machine. Run 'hf auth login', or give one"
     elif status in (401, 403):
-        text = f"{_endpoint()} refuses the token for repository '{repo}' (HTTP {status}). Give a valid one"
+        text = f"{endpoint_name()} refuses the token for repository '{repo}' (HTTP {status}). Give a valid one"
     elif status is not None:
-        text = f"{_endpoint()} failed with HTTP {status} for repository '{repo}'. Try again later"
+        text = f"{endpoint_name()} failed with HTTP {status} for repository '{repo}'. Try again later"
     elif local_files_only or constants.is_offline_mode():
         text = (
             f"repository '{repo}'{at_revision} is not, or not wholly, in the cache, and the network is switched off. "
@@ -223,17 +269,8 @@ def _explain(error: Exception, *, repo: str, revision: str | None, local_files_o
     elif isinstance(cause, HTTPError) or isinstance(error, LocalEntryNotFoundError):
         text = (
             f"there is no folder '{repo}', and repository '{repo}'{at_revision} is not in the cache and cannot be "
-            f"fetched: no connection to {_endpoint()} ({type(cause).__name__}). Check the path or the network"
+            f"fetched: no connection to {endpoint_name()} ({type(cause).__name__}). Check the path or the network"
         )
     else:
-        text = f"repository '{repo}' cannot be stored: {_without_tokens(str(cause))}. Check the disk and cache_dir"
+        text = f"repository '{repo}' cannot be stored: {without_tokens(str(cause))}. Check the disk and cache_dir"
     return MissingFileError(f"{text}.")
-
-
-def _endpoint() -> str:
-    """Return the Hub's address without a user name or password in it."""
-    return re.sub(r"//[^/@]*@", "//", constants.ENDPOINT)
-
-
-def _without_tokens(text: str) -> str:
-    return TOKEN_PATTERN.sub("hf_…", " ".join(text.split()))

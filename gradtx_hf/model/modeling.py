@@ -14,7 +14,6 @@ standardisation, the learned start, the linear path, positions and parallel deco
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,18 +21,18 @@ from transformers import DynamicCache, EncoderDecoderCache
 from transformers import initialization as init
 from transformers.models.t5.modeling_t5 import T5Stack
 
-from gradtx_hf.errors import LayoutError
 from gradtx_hf.model.configuration import Decoding, GradTransformerConfig
 from gradtx_hf.model.linear_path import LinearPath
+from gradtx_hf.model.loading import LoadedModel
 from gradtx_hf.model.output import GradTransformerOutput
 from gradtx_hf.model.projection import BlockProjection
-from gradtx_hf.model.standardisation import StandardisingModel
+from gradtx_hf.model.publishing import PublishedModel
 from gradtx_hf.model.t5 import build_stack, load_t5
 from gradtx_hf.model.tensor_scale import TensorScale
 from gradtx_hf.updates import BlockLayout
 
 
-class GradTransformerModel(StandardisingModel):
+class GradTransformerModel(PublishedModel, LoadedModel):
     """Encoder-decoder Transformer from source to target update vectors (paper: M, Eqs. 6-11).
 
     In standardised units a prediction is W_out φ(...) without a linear path, else linear_path(source) +
@@ -112,34 +111,6 @@ class GradTransformerModel(StandardisingModel):
             LayoutError: If blocks are not of the layout's shape.
         """
         return self._to_own_units(self._predict(self._standardise_source(source_blocks)))
-
-    @classmethod
-    def from_pretrained(  # type: ignore[override]  # it is typed by tricks that no subclass can repeat
-        cls,
-        pretrained_model_name_or_path: str | Path,
-        *model_args: Any,  # noqa: ANN401 - transformers' own signature
-        **options: Any,  # noqa: ANN401 - transformers' own signature
-    ) -> GradTransformerModel:
-        """Load weights and configuration; as ``PreTrainedModel.from_pretrained``, from safetensors only.
-
-        Raises:
-            LayoutError: If the weights are not those of the configuration, or its statistics are unusable.
-            ConfigurationError: If the configuration cannot be used.
-        """
-        wants_info = options.pop("output_loading_info", False)
-        options |= {"output_loading_info": True, "use_safetensors": True, "ignore_mismatched_sizes": True}
-        loaded: Any = super().from_pretrained(pretrained_model_name_or_path, *model_args, **options)
-        model, info = loaded
-        for problem in ("missing", "mismatched", "unexpected"):
-            keys = sorted(str(key[0] if isinstance(key, tuple) else key) for key in info[f"{problem}_keys"])
-            if keys:
-                raise LayoutError(
-                    f"translator '{pretrained_model_name_or_path}' has {problem} weight '{keys[0]}' ({len(keys)} "
-                    f"{problem} in all). Its config.json and model.safetensors do not belong together: save it again."
-                )
-        model._check_statistics()
-        result: GradTransformerModel = loaded if wants_info else model  # with the info, a pair as in transformers
-        return result
 
     @classmethod
     def from_t5(  # noqa: PLR0913 - one keyword for each field of the configuration that is free

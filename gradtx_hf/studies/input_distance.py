@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from gradtx_hf.errors import GradTxError
-from gradtx_hf.evaluation.markdown import markdown_table
+from gradtx_hf.hub.markdown import markdown_table
 from gradtx_hf.lora import Adapter
 from gradtx_hf.output import new_folder, write_bytes, write_json, write_text
 from gradtx_hf.studies.input_distance_adapters import KINDS, REFERENCE, Role, make_adapters, open_quickstart

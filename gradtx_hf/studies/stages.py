@@ -24,8 +24,7 @@ from gradtx_hf.finetuning.pool import one_thread, run_jobs
 from gradtx_hf.output import write_json
 from gradtx_hf.studies.clients import ClientSet, score_translator
 from gradtx_hf.training import TranslatorArguments, train
-from gradtx_hf.training.run import TRAINING_FILE
-from gradtx_hf.translation import PeftTranslator
+from gradtx_hf.translation import TRAINING_FILE, PeftTranslator
 
 
 logger = logging.getLogger(__name__)

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 
 from gradtx_hf.evaluation import GroupSummary, MethodSummary
 from gradtx_hf.evaluation.headline import count_of, group_title, headline
-from gradtx_hf.evaluation.markdown import format_estimate, format_share, markdown_table, seed_table
+from gradtx_hf.evaluation.markdown import format_estimate, format_share, seed_table
 from gradtx_hf.evaluation.methods import CEILING, TRANSLATED, method_of
+from gradtx_hf.hub.markdown import markdown_table
 from gradtx_hf.studies.clients import SHUFFLED_INPUT
 from gradtx_hf.studies.results import pooled
 from gradtx_hf.studies.study_report import GROUPS, REFERENCES, CellReport, StudyReport

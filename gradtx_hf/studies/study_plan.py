@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
-from gradtx_hf.evaluation.markdown import markdown_table
+from gradtx_hf.hub.markdown import markdown_table
 from gradtx_hf.studies.cells import Cell, Study, World
 from gradtx_hf.studies.models import EMBEDDED, PRETRAINED
 from gradtx_hf.studies.world import key_of

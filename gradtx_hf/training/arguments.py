@@ -9,8 +9,12 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from transformers import TrainingArguments
+from transformers.integrations.integration_utils import (
+    INTEGRATION_TO_CALLBACK,
+    get_available_reporting_integrations,
+)
 
-from gradtx_hf.errors import ConfigurationError
+from gradtx_hf.errors import ConfigurationError, MissingExtraError
 from gradtx_hf.model.configuration import Decoding, T5Value
 
 
@@ -177,10 +181,6 @@ class GradTransformerTrainingArguments(TrainingArguments):
             )
         if self.from_t5 is not None and not self.has_transformer:
             raise ConfigurationError("got from_t5 together with has_transformer=False. Leave out the one or the other.")
-        if self.push_to_hub:
-            raise ConfigurationError(
-                "got push_to_hub=True, but training writes local checkpoints only. Publish the finished translator."
-            )
         if self.eval_strategy == "no":
             self.load_best_model_at_end = False
             self.metric_for_best_model = None
@@ -189,6 +189,7 @@ class GradTransformerTrainingArguments(TrainingArguments):
         if self.linear_rank is None:
             self.linear_rank = DEFAULT_LINEAR_RANK if self.objective == "functional" else 0
         super().__post_init__()
+        self._check_reporters()
 
     def _check_ranges(self) -> None:
         for name, kind in (("objective", Objective), ("decoding", Decoding)):
@@ -221,6 +222,15 @@ class GradTransformerTrainingArguments(TrainingArguments):
             )
         if self.objective == "parameter" and self.num_target_runs == 0:
             raise ConfigurationError("got num_target_runs=0, but objective 'parameter' learns from target runs alone.")
+
+    def _check_reporters(self) -> None:
+        """Check that what losses are reported to is there: Trainer itself says so only once the work has begun."""
+        available = get_available_reporting_integrations()
+        for name in self.report_to or []:
+            if name not in INTEGRATION_TO_CALLBACK:
+                raise ConfigurationError(f"got report_to={name!r}, expected 'none', 'tensorboard' or 'trackio'.")
+            if name not in available:
+                raise MissingExtraError(f"report_to={name!r} needs {name}. Install it with: pip install {name}")
 
     @property
     def t5_fields(self) -> dict[str, T5Value]:

@@ -18,6 +18,7 @@ from transformers import (
     TrainingArguments,
 )
 
+from gradtx_hf.errors import ConfigurationError
 from gradtx_hf.finetuning.progress import StepBar
 from gradtx_hf.model import GradTransformerConfig, GradTransformerModel
 from gradtx_hf.training.arguments import GradTransformerTrainingArguments
@@ -68,6 +69,10 @@ class TranslatorTrainer(Trainer):
         data_collator: Callable[[list[dict[str, Tensor]]], dict[str, Tensor]],
         callbacks: list[TrainerCallback] | None = None,
     ) -> None:
+        if args.push_to_hub:
+            raise ConfigurationError(
+                "got push_to_hub=True, but a trainer writes local checkpoints only. 'gradtx train' publishes."
+            )
         if args.ddp_find_unused_parameters is None:
             args.ddp_find_unused_parameters = has_idle_parameters(model.config)
         super().__init__(

@@ -8,11 +8,12 @@ from __future__ import annotations
 import json
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from transformers import set_seed
+from transformers import TrainerCallback, set_seed
 
 from gradtx_hf.errors import ConfigurationError
 from gradtx_hf.model import GradTransformerConfig, GradTransformerModel
@@ -78,6 +79,7 @@ def train_translator(
     *,
     provenance: Provenance | None = None,
     target: FunctionalTarget | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
 ) -> TrainedTranslator:
     """Train a translator on the updates of a store.
 
@@ -90,6 +92,7 @@ def train_translator(
         arguments: The arguments; checkpoints and ``block_errors.json`` go to its ``output_dir``.
         provenance: What the configuration is to say of the pair of language models.
         target: The frozen target and its texts; for the objective ``functional``.
+        callbacks: Further callbacks of Trainer.
 
     Raises:
         DataError: If the store holds no pair, and the objective needs pairs.
@@ -114,6 +117,8 @@ def train_translator(
     if arguments.whiten:
         whiten_linear_path(model, store, split.train, noise=arguments.input_noise)
     trainer = _build_trainer(model, store, arguments, split=split, target=target)
+    for callback in callbacks:
+        trainer.add_callback(callback)
     if arguments.should_log:
         logger.info("training on %d updates, validating on %d", len(split.train), len(split.validation))
     output = trainer.train(resume_from_checkpoint=arguments.resume_from_checkpoint)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from gradtx_hf.errors import LayoutError
+from gradtx_hf.errors import AdapterError, LayoutError
 from gradtx_hf.lora import Adapter
 from gradtx_hf.playground import local_name
+from gradtx_hf.translation.loading import SOURCE_INIT
 from gradtx_hf.updates import Alignment, BlockLayout, align_adapter
 from gradtx_hf.updates.layout import describe_difference
 
@@ -67,6 +68,40 @@ def align_to_start(adapter: Adapter, init: Adapter, *, translator: str) -> Align
         return align_adapter(adapter.tensors, init.tensors, scales=adapter.scales, start_scales=init.scales)
     except LayoutError as error:
         raise LayoutError(f"{_misfit(adapter, init, translator=translator)}: {error}") from error
+
+
+def check_base(adapter: Adapter, init: Adapter, *, translator: str) -> None:
+    """Check that an adapter was trained on the model that the translator is for.
+
+    Raises:
+        AdapterError: If it names another one.
+    """
+    if local_name(adapter.base_model) != local_name(init.base_model):
+        raise AdapterError(
+            f"adapter '{adapter.name}' was trained on base model '{adapter.base_model}', translator '{translator}' is "
+            f"for '{init.base_model}'. If these are the same weights under two names, pass --allow-other-base "
+            "(allow_other_base=True)."
+        )
+
+
+def check_start(adapter: Adapter, alignment: Alignment, *, limit: float | None, translator: str) -> None:
+    """Check that an adapter began where the translator's clients begin.
+
+    Args:
+        adapter: The adapter.
+        alignment: It, aligned to the start.
+        limit: Largest distance that is accepted, in [0, 1]; None: any.
+        translator: What messages call the translator.
+
+    Raises:
+        AdapterError: If it lies farther from the start.
+    """
+    if limit is not None and alignment.start_distance > limit:
+        raise AdapterError(
+            f"adapter '{adapter.name}' did not start from this translator's source_init (distance "
+            f"{alignment.start_distance:.2f}, at most {limit:.2f}): its translation would be unreliable. Train it "
+            f"from '{translator}/{SOURCE_INIT}', or pass --allow-other-start (allow_other_start=True)."
+        )
 
 
 def _require_cover(covered: Mapping[str, tuple[int, ...]], init: Adapter, *, got: str) -> None:

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 
-from gradtx_hf.errors import GradTxError, LayoutError, MissingFileError
-from gradtx_hf.lora.adapters import LFS_POINTER
-from gradtx_hf.model import GradTransformerConfig, GradTransformerModel
+from gradtx_hf.errors import LayoutError, MissingFileError
+from gradtx_hf.model import GradTransformerModel
+from gradtx_hf.model.weights import CONFIG_FILE
+from gradtx_hf.updates.reading import ForeignFolder
 
 
 SOURCE_INIT = "source_init"
 TARGET_INIT = "target_init"
 PARTS_FOLDER = "parts"
-CONFIG_FILE = "config.json"
-WEIGHTS_FILE = "model.safetensors"
 
 
 def is_translator_folder(folder: str | Path) -> bool:
@@ -49,11 +46,15 @@ def load_models(
 
 
 def _model_folders(folder: Path, name: str) -> dict[str, Path]:
-    found = {"": folder} if (folder / CONFIG_FILE).is_file() else {}
-    if not found:
-        parts = sorted((folder / PARTS_FOLDER).glob("*"))
-        found = {part.name: part for part in parts if (part / CONFIG_FILE).is_file()}
-    lacking = [f"{init}/" for init in (SOURCE_INIT, TARGET_INIT) if not (folder / init).is_dir()]
+    files = ForeignFolder(folder, f"translator '{name}'", LayoutError)
+    found = {"": folder} if files.has(CONFIG_FILE) else {}
+    if not found and files.find(PARTS_FOLDER) is not None:
+        parts = sorted(path.name for path in (folder / PARTS_FOLDER).glob("*"))
+        found = {
+            part: folder / PARTS_FOLDER / part for part in parts if files.has(f"{PARTS_FOLDER}/{part}/{CONFIG_FILE}")
+        }
+    inits = {init: files.find(init) for init in (SOURCE_INIT, TARGET_INIT)}
+    lacking = [f"{init}/" for init, path in inits.items() if path is None or not path.is_dir()]
     lacking += [] if found else [CONFIG_FILE]
     if lacking:
         raise MissingFileError(
@@ -64,40 +65,8 @@ def _model_folders(folder: Path, name: str) -> dict[str, Path]:
 
 
 def _load_model(folder: Path, name: str, dtype: torch.dtype) -> GradTransformerModel:
-    _check_files(folder, name)
-    try:
-        model = GradTransformerModel.from_pretrained(folder, dtype=dtype)
-    except GradTxError:
-        raise
-    except (SafetensorError, OSError, RuntimeError, TypeError, ValueError, AttributeError, KeyError) as error:
-        # a damaged header is met at any depth of safetensors, a wrong field anywhere in transformers
-        reason = " ".join(str(error).split())[:200]
-        raise LayoutError(
-            f"the model of translator '{name}' is truncated or damaged ({reason}). Copy or download it again."
-        ) from error
+    model = GradTransformerModel.from_folder(folder, name=name, dtype=dtype)
     for key, value in model.state_dict().items():
         if value.is_floating_point() and not bool(value.isfinite().all()):
             raise LayoutError(f"weight '{key}' of translator '{name}' holds NaN or infinite values. Train it again.")
     return model
-
-
-def _check_files(folder: Path, name: str) -> None:
-    try:
-        values = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise LayoutError(f"{CONFIG_FILE} of translator '{name}' is not JSON. Copy or download it again.") from error
-    found = values.get("model_type") if isinstance(values, dict) else None
-    if found != GradTransformerConfig.model_type:
-        raise LayoutError(
-            f"{CONFIG_FILE} of translator '{name}' has model_type {found!r}, expected "
-            f"{GradTransformerConfig.model_type!r}. Give a translator's folder or repository."
-        )
-    weights = folder / WEIGHTS_FILE
-    if not weights.is_file() and not any(folder.glob("model*.safetensors.index.json")):
-        raise MissingFileError(f"translator '{name}' has no {WEIGHTS_FILE}. Copy or download it again.")
-    if weights.is_file():
-        with weights.open("rb") as stream:
-            if stream.read(len(LFS_POINTER)) == LFS_POINTER:
-                raise LayoutError(
-                    f"{WEIGHTS_FILE} of translator '{name}' is a Git-LFS pointer, not the weights. Run 'git lfs pull'."
-                )

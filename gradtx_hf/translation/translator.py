@@ -9,7 +9,6 @@ import copy
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +16,28 @@ import torch
 from torch import Tensor
 
 from gradtx_hf.errors import AdapterError, ConfigurationError
-from gradtx_hf.hub import resolve_folder
+from gradtx_hf.hub import Destination, Published, resolve_folder
 from gradtx_hf.lora import Adapter, load_adapter, save_adapter
 from gradtx_hf.model import GradTransformerModel
-from gradtx_hf.output import new_folder
-from gradtx_hf.playground import local_name
+from gradtx_hf.output import new_folder, write_json
 from gradtx_hf.translation.aggregation import Aggregation, aggregate_updates
-from gradtx_hf.translation.checks import align_to_start, check_input_distance, check_modules, check_parts
+from gradtx_hf.translation.checks import (
+    align_to_start,
+    check_base,
+    check_input_distance,
+    check_modules,
+    check_parts,
+    check_start,
+)
 from gradtx_hf.translation.distance import InputDistance
 from gradtx_hf.translation.distance_file import load_input_distance, save_input_distance
 from gradtx_hf.translation.loading import PARTS_FOLDER, SOURCE_INIT, TARGET_INIT, load_models
 from gradtx_hf.translation.measured import measure_inputs
+from gradtx_hf.translation.records import RESULTS_FILE, TRAINING_FILE, load_privacy, load_record
+from gradtx_hf.translation.report import describe_translation
 from gradtx_hf.translation.translated import SourceUpdate, TranslatedAdapter
+from gradtx_hf.translation.translator_card import TranslatorFacts
+from gradtx_hf.translation.translator_publishing import publish_translator, read_report
 from gradtx_hf.updates import BlockLayout, UpdateVector
 
 
@@ -45,6 +54,8 @@ class PeftTranslator:
         commit: The commit it came from, if it came from the Hub.
         input_distance: How far source updates lie from those it was trained on, of the whole update also where
             there are several models; None: not calibrated.
+        training: How it was trained, the values of training.json; None: not recorded.
+        report: What an evaluation of it found, the values of report.json; None: not evaluated.
     """
 
     model: GradTransformerModel | Mapping[str, GradTransformerModel]
@@ -53,6 +64,8 @@ class PeftTranslator:
     name: str = "translator"
     commit: str | None = None
     input_distance: InputDistance | None = None
+    training: Mapping[str, Any] | None = None
+    report: Mapping[str, Any] | None = None
     parts: dict[str, GradTransformerModel] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -102,10 +115,12 @@ class PeftTranslator:
             name=resolved.name,
             commit=resolved.commit,
             input_distance=load_input_distance(resolved.path, name=resolved.name),
+            training=load_record(resolved.path, TRAINING_FILE, name=resolved.name),
+            report=load_record(resolved.path, RESULTS_FILE, name=resolved.name),
         )
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write the translator's folder: model, ``source_init/``, ``target_init/`` and the input distance.
+        """Write the translator's folder: model, ``source_init/``, ``target_init/``, and all else that it carries.
 
         Raises:
             OutputExistsError: If the folder exists and is not empty.
@@ -117,6 +132,55 @@ class PeftTranslator:
                 save_adapter(temporary / subfolder, config=init.config, tensors=init.tensors)
             if self.input_distance is not None:
                 save_input_distance(temporary, self.input_distance)
+            for file, values in ((TRAINING_FILE, self.training), (RESULTS_FILE, self.report)):
+                if values is not None:
+                    write_json(temporary / file, values)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool = True,
+        revision: str | None = None,
+        token: str | None = None,
+        commit_message: str | None = None,
+        report: str | Path | Mapping[str, Any] | None = None,
+        base_models: Mapping[str, str] | None = None,
+    ) -> Published:
+        """Publish all that ``save_pretrained`` writes, without what is of this machine, and a card, as one commit.
+
+        Args:
+            repo_id: ``owner/name``; made if it is not there.
+            private: Whether a new repository is private.
+            revision: Branch to write to; made if it is not there.
+            token: Hub token; by default the one that is logged in.
+            commit_message: First line of the commit.
+            report: The report.json of an evaluation, its folder or its values; the translator's own if None.
+            base_models: Ids on the Hub, ``owner/name[@revision]``, for base models named by a local folder.
+
+        Raises:
+            ConfigurationError: If others could not find a base model, or an argument cannot be used.
+            DataError: If the report is none.
+            MissingFileError: If the report is not there.
+            HubError: If the repository holds something else, changed meanwhile, or cannot be written.
+        """
+        return publish_translator(
+            self.save_pretrained,
+            TranslatorFacts(
+                repo_id=repo_id,
+                revision=revision,
+                source_init=self.source_init,
+                target_init=self.target_init,
+                parts=tuple(self.parts),
+                start_distance_limit=self.start_distance_limit,
+                input_distance_limit=None if self.input_distance is None else self.input_distance.limit,
+                training=self.training,
+                report=self.report if report is None else read_report(report),
+            ),
+            Destination(repo_id, private=private, revision=revision, token=token),
+            base_models=base_models,
+            commit_message=commit_message,
+        )
 
     def read(
         self,
@@ -141,26 +205,18 @@ class PeftTranslator:
             LayoutError: If it adapts other modules, or modules of other widths.
             MissingFileError: If it is not there.
         """
-        commit = None
+        commit = privacy = None
         if not isinstance(adapter, Adapter):
             resolved = resolve_folder(adapter, revision=revision, token=token)
             adapter, commit = load_adapter(resolved.path, name=resolved.name), resolved.commit
+            privacy = load_privacy(resolved.path, name=resolved.name)
         check_modules(adapter, self.source_init, translator=self.name)
         alignment = align_to_start(adapter, self.source_init, translator=self.name)
-        if local_name(adapter.base_model) != local_name(self.source_init.base_model) and not allow_other_base:
-            raise AdapterError(
-                f"adapter '{adapter.name}' was trained on base model '{adapter.base_model}', translator '{self.name}' "
-                f"is for '{self.source_init.base_model}'. If these are the same weights under two names, pass "
-                "--allow-other-base (allow_other_base=True)."
-            )
-        limit = self.start_distance_limit
-        if limit is not None and alignment.start_distance > limit and not allow_other_start:
-            raise AdapterError(
-                f"adapter '{adapter.name}' did not start from this translator's source_init (distance "
-                f"{alignment.start_distance:.2f}, at most {limit:.2f}): its translation would be unreliable. Train it "
-                f"from '{self.name}/{SOURCE_INIT}', or pass --allow-other-start (allow_other_start=True)."
-            )
-        return SourceUpdate(adapter, alignment, commit)
+        if not allow_other_base:
+            check_base(adapter, self.source_init, translator=self.name)
+        if not allow_other_start:
+            check_start(adapter, alignment, limit=self.start_distance_limit, translator=self.name)
+        return SourceUpdate(adapter, alignment, commit, privacy)
 
     @property
     def start_distance_limit(self) -> float | None:
@@ -214,7 +270,23 @@ class PeftTranslator:
         states = [source.alignment.state for source in sources]
         tensors = self.translate_states(states, aggregation=aggregation, weights=weights)
         config = copy.deepcopy(self.target_init.config)
-        report = self._report(sources, tensors, aggregation=aggregation, weights=weights)
+        measured = measure_inputs(
+            sources,
+            start=self.source_init.tensors,
+            distance=self.input_distance,
+            aggregation=aggregation,
+            weights=weights,
+        )
+        report = describe_translation(
+            sources,
+            measured,
+            translator={"name": self.name, "commit": self.commit},
+            inits=(self.source_init, self.target_init),
+            tensors=tensors,
+            aggregation=aggregation,
+            weights=weights,
+            start_distance_limit=self.start_distance_limit,
+        )
         report["seconds"] = round(time.perf_counter() - start_time, 3)
         return TranslatedAdapter(config, tensors, report)
 
@@ -245,53 +317,6 @@ class PeftTranslator:
                 )
         return {name: target[name] for name in self.target_init.tensors}
 
-    def _report(
-        self,
-        sources: Sequence[SourceUpdate],
-        tensors: Mapping[str, Tensor],
-        *,
-        aggregation: Aggregation,
-        weights: Sequence[float] | None,
-    ) -> dict[str, Any]:
-        measured = measure_inputs(
-            sources,
-            start=self.source_init.tensors,
-            distance=self.input_distance,
-            aggregation=aggregation,
-            weights=weights,
-        )
-        return {
-            "translator": {"name": self.name, "commit": self.commit},
-            "source_base_model": self.source_init.base_model,
-            "target_base_model": self.target_init.base_model,
-            "aggregation": aggregation,
-            "adapters": [
-                {
-                    "name": source.adapter.name,
-                    "commit": source.commit,
-                    "weight": None if weights is None else float(weights[i]),
-                    "update_norm": _update_norm(source.alignment.state, self.source_init),
-                    "product_error": source.alignment.product_error,
-                    "start_distance": source.alignment.start_distance,
-                    "start_distance_limit": self.start_distance_limit,
-                    "input_distance": measured.adapters[i],
-                    "input_distance_limit": measured.limit,
-                    "gauge_changed": not source.alignment.is_identity,
-                }
-                for i, source in enumerate(sources)
-            ],
-            "input_distance": measured.aggregate,
-            "input_distance_limit": measured.limit,
-            "warnings": list(measured.warnings),
-            "target_update_norm": _update_norm(tensors, self.target_init),
-            "versions": {package: version(package) for package in ("gradtx-hf", "torch", "transformers", "peft")},
-        }
-
 
 def _part_of(state: Mapping[str, Tensor], layout: BlockLayout) -> dict[str, Tensor]:
     return {name: state[name] for name in layout.shapes}
-
-
-def _update_norm(state: Mapping[str, Tensor], init: Adapter) -> float:
-    squares = [float((state[name].double() - init.tensors[name].double()).square().sum()) for name in init.tensors]
-    return float(sum(squares) ** 0.5)

@@ -61,6 +61,8 @@ def files_by_folder(text: str) -> dict[str, set[str]]:
             folder = "." if line.startswith("gradtx_hf/") else None
         elif indent == 2 and folder is not None:
             folder = start[1] if start else "."
+        elif indent == 4 and folder is not None:
+            folder = f"{folder.split('/')[0]}/{start[1]}" if start else folder.split("/")[0]
         names = set(re.findall(r"\b(\w+\.py)\b", line))
         if names and folder is not None:
             found.setdefault(folder, set()).update(names)

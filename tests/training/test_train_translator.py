@@ -226,12 +226,18 @@ def test_a_training_that_diverges_is_refused_with_what_to_do(tmp_path: Path) -> 
         ({"input_noise": -0.1}, "input_noise"),
         ({"mixing": 1.5}, "mixing"),
         ({"from_t5": "some/t5", "d_model": 64}, "d_model together with from_t5"),
-        ({"push_to_hub": True}, "push_to_hub"),
     ],
 )
 def test_bad_arguments_are_refused_by_name(options: dict[str, object], message: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=message):
         make_arguments(tmp_path, **options)
+
+
+def test_a_trainer_pushes_no_pickles(tmp_path: Path) -> None:
+    store = write_linear_store(tmp_path / "store", num_shadow_sets=4)
+
+    with pytest.raises(ConfigurationError, match="got push_to_hub=True"):
+        train_translator(store, make_arguments(tmp_path / "out", push_to_hub=True))
 
 
 def test_nothing_is_reported_anywhere_by_default(tmp_path: Path) -> None:

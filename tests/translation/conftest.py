@@ -6,7 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from gradtx_hf.playground.hub_server import HubServer
 from gradtx_hf.translation import PeftTranslator
+from tests.hubs import ALICE
+from tests.translation.hub_pair import HubPair, put_pair_on_hub
 from tests.translation.pair import Pair, make_pair, save_client
 
 
@@ -24,3 +27,10 @@ def translator(pair: Pair) -> PeftTranslator:
 def clients(pair: Pair, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     folder = tmp_path_factory.mktemp("clients")
     return [save_client(pair, folder / f"client-{seed}", seed=seed) for seed in range(5)]
+
+
+@pytest.fixture
+def hub_pair(hub: HubServer, pair: Pair, monkeypatch: pytest.MonkeyPatch) -> HubPair:
+    """Return the pair on the Hub; alice is logged in."""
+    monkeypatch.setenv("HF_TOKEN", ALICE)
+    return put_pair_on_hub(hub, pair)

@@ -1,0 +1,121 @@
+"""The JSON files that a translator's or an adapter's folder carries beside its tensors."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from gradtx_hf.errors import AdapterError, LayoutError
+from gradtx_hf.updates.reading import ForeignFolder
+
+
+TRAINING_FILE = "training.json"
+"""How a translator was trained: arguments, data, errors."""
+RESULTS_FILE = "report.json"
+"""What an evaluation of a translator found."""
+TRANSLATION_FILE = "translation.json"
+"""From what and how an adapter was translated."""
+PRIVACY_FILE = "privacy.json"
+"""What a client states about the training of its adapter: ``epsilon``, ``delta``, ``accountant``."""
+
+
+def load_record(folder: Path, file: str, *, name: str) -> dict[str, Any] | None:
+    """Read a JSON file of a folder; None if there is none.
+
+    Args:
+        folder: The folder.
+        file: Name of the file.
+        name: What messages call the folder.
+
+    Raises:
+        LayoutError: If the file is damaged, too large or no JSON object.
+    """
+    files = ForeignFolder(folder, f"'{name}'", LayoutError)
+    if not files.has(file):
+        return None
+    values = files.read_json(file)
+    try:
+        json.dumps(values, allow_nan=False)  # which JSON has not, but Python reads
+    except ValueError as error:
+        raise LayoutError(f"{file} of '{name}' holds NaN or an infinity, which JSON has not. Remove it.") from error
+    if not isinstance(values, dict):
+        raise LayoutError(f"{file} of '{name}' holds no JSON object. Copy or download it again, or remove it.")
+    return values
+
+
+def load_translation(folder: Path, *, name: str) -> dict[str, Any] | None:
+    """Read what says how an adapter was translated; None for an adapter that was not.
+
+    Args:
+        folder: The adapter's folder.
+        name: What messages call the adapter.
+
+    Raises:
+        LayoutError: If it is not what a translation writes.
+    """
+    values = load_record(folder, TRANSLATION_FILE, name=name)
+    if values is None:
+        return None
+    try:
+        origins = [values["translator"], *values["adapters"]]
+        texts = [values["source_base_model"], values["target_base_model"], values["aggregation"], *values["warnings"]]
+        texts += [origin["name"] for origin in origins] + [origin["commit"] or "" for origin in origins]
+        is_whole = all(isinstance(text, str) for text in texts) and isinstance(values["versions"], dict)
+        for source in values["adapters"]:
+            _check_privacy(source.get("privacy"))
+    except (KeyError, TypeError, AttributeError, ValueError):
+        is_whole = False
+    if not is_whole or len(origins) < 2:
+        raise LayoutError(
+            f"{TRANSLATION_FILE} of '{name}' is not what gradtx translate writes. Copy or download it again, or remove "
+            "it to publish the adapter as one that was not translated."
+        )
+    return values
+
+
+def load_privacy(folder: Path, *, name: str) -> dict[str, Any] | None:
+    """Read what a client states of its adapter: epsilon, delta and the accountant; None if it states nothing.
+
+    Args:
+        folder: The adapter's folder.
+        name: What messages call the adapter.
+
+    Raises:
+        AdapterError: If the statement makes no sense.
+        LayoutError: If the file is damaged.
+    """
+    values = load_record(folder, PRIVACY_FILE, name=name)
+    if values is None:
+        return None
+    statement = {key: values.get(key) for key in ("epsilon", "delta", "accountant")}
+    try:
+        _check_privacy(statement)
+    except ValueError as error:
+        raise AdapterError(f"{PRIVACY_FILE} of '{name}' {error}. Mend or remove it.") from error
+    return statement
+
+
+def _check_privacy(statement: Mapping[str, Any] | None) -> None:
+    if statement is None:
+        return
+    epsilon, delta, accountant = (statement.get(key) for key in ("epsilon", "delta", "accountant"))
+    if not _is_in(epsilon, 0, math.inf) or not _is_in(delta, 0, 1) or not isinstance(accountant, str | None):
+        raise ValueError(
+            f"states epsilon={epsilon!r:.40}, delta={delta!r:.40}, accountant={accountant!r:.40}; expected "
+            "epsilon >= 0, delta in [0, 1) and a name"
+        )
+
+
+def privacy_text(statement: Mapping[str, Any] | None) -> str:
+    """Return a statement in words; empty for none."""
+    if statement is None:
+        return ""
+    accountant = f", accountant {statement['accountant']}" if statement["accountant"] else ""
+    return f"ε = {statement['epsilon']:g} at δ = {statement['delta']:g}{accountant}"
+
+
+def _is_in(value: object, low: float, high: float) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and low <= value < high
