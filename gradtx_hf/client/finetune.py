@@ -17,8 +17,10 @@ from gradtx_hf.finetuning import (
     FineTuningRecipe,
     FineTuningResult,
     fine_tune,
+    fine_tune_parts,
     load_examples,
     load_language_model,
+    reset_adapter,
     tokenize_examples,
 )
 from gradtx_hf.hub import resolve_folder
@@ -71,12 +73,25 @@ def fine_tune_client(
     examples = load_examples(data) if isinstance(data, DataSource) else data
     language_model, tokenizer = load_language_model(name, revision=None if base_model else adapter.config.revision)
     tokens = tokenize_examples(examples, tokenizer, max_length=recipe.max_length)
+    if recipe.num_parts > 1:
+        mean = fine_tune_parts(
+            language_model,
+            adapter,
+            tokens,
+            tokenizer=tokenizer,
+            recipe=recipe,
+            seed=seed,
+        )
     try:
         model = PeftModel.from_pretrained(language_model, str(init_folder), is_trainable=True)
     except (RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ConfigurationError(f"initial adapter '{init}' does not fit the model '{name}': {reason}") from error
-    result = fine_tune(model, tokens, tokenizer=tokenizer, recipe=recipe, seed=seed, show_progress=show_progress)
+    if recipe.num_parts == 1:
+        result = fine_tune(model, tokens, tokenizer=tokenizer, recipe=recipe, seed=seed, show_progress=show_progress)
+    else:
+        reset_adapter(model, mean.tensors)
+        result = mean.summary
     model.active_peft_config.base_model_name_or_path = name
     model.active_peft_config.revision = None if base_model else adapter.config.revision
     with new_folder(output_dir) as folder:

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -201,13 +202,12 @@ def _perform_missing_runs(
     )
     logger.info("%d of %d runs are to be done in %s", num_missing, num_planned, store.folder)
     with tempfile.TemporaryDirectory(prefix="gradtx-") as scratch:
-        packs = []
+        packs: list[Pack] = []
         for side in SIDES:
             if missing[side]:
                 tokens_folder = str(Path(scratch) / side)
-                _save_tokens(examples, settings[side], tokens_folder)
                 shared = SideRuns(str(store.folder), side, settings[side], tokens_folder, arguments.num_snapshots)
-                packs += [Pack(shared, tuple(_run(store.plan, side, k) for k in sets)) for sets in missing[side]]
+                packs += _prepare_packs(store.plan, missing[side], shared, examples)
         try:
             for _ in run_jobs(perform_pack, packs, num_workers=arguments.num_workers, description="curating packs"):
                 pass
@@ -220,15 +220,29 @@ def _perform_missing_runs(
             release_models()
 
 
-def _run(plan: Mapping[str, Any], side: Side, shadow_set: int) -> Run:
-    return Run(shadow_set, rows_of_shadow_set(plan, shadow_set), run_seed(plan["seed"], side, shadow_set))
+def _prepare_packs(
+    plan: Mapping[str, Any], packs: Sequence[Sequence[int]], shared: SideRuns, examples: Mapping[str, Dataset]
+) -> list[Pack]:
+    """Tokenize the rows that the runs of a side read, save them, and return the packs of these runs.
 
-
-def _save_tokens(examples: Mapping[str, Dataset], settings: SideSettings, folder: str) -> None:
-    tokenizer = load_tokenizer(settings.model, revision=settings.revision)
-    tokenized = tokenize_corpora(examples, tokenizer, max_length=settings.recipe.max_length)
+    Args:
+        plan: The store's plan.
+        packs: The shadow sets of every pack.
+        shared: What the runs share.
+        examples: The corpora by label.
+    """
+    rows_of_set = {k: rows_of_shadow_set(plan, k) for sets in packs for k in sets}
+    rows = sorted(set(chain.from_iterable(rows_of_set.values())))
+    tokenizer = load_tokenizer(shared.settings.model, revision=shared.settings.revision)
+    tokenized = tokenize_corpora(examples, tokenizer, max_length=shared.settings.recipe.max_length, rows=rows)
     with without_bars():
-        tokenized.save_to_disk(folder)
+        tokenized.save_to_disk(shared.tokens_folder)
+    place = {row: i for i, row in enumerate(rows)}
+
+    def run(k: int) -> Run:
+        return Run(k, tuple(place[row] for row in rows_of_set[k]), run_seed(plan["seed"], shared.side, k))
+
+    return [Pack(shared, tuple(run(k) for k in sets)) for sets in packs]
 
 
 @contextmanager

@@ -27,7 +27,7 @@ class SideRuns:
         folder: The store's folder, with the initial adapters in it.
         side: Which side.
         settings: The side's settings.
-        tokens_folder: The tokenized corpora, one after the other.
+        tokens_folder: The tokenized rows of the corpora that some run of this side reads.
         num_snapshots: Most snapshots to keep of a run.
     """
 
@@ -44,7 +44,7 @@ class Run:
 
     Attributes:
         shadow_set: Which shadow set.
-        rows: The set's rows of the tokenized corpora.
+        rows: The set's rows among the tokenized ones.
         seed: Seed of the run.
     """
 

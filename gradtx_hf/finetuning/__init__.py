@@ -14,6 +14,7 @@ from gradtx_hf.finetuning.encoding import encode_prompts, tokenize_examples
 from gradtx_hf.finetuning.generate import bits_per_character, generate_completions
 from gradtx_hf.finetuning.language_model import load_language_model
 from gradtx_hf.finetuning.packed import PackedResult, PackedRun, fine_tune_pack
+from gradtx_hf.finetuning.parts import fine_tune_parts
 from gradtx_hf.finetuning.recipe import FineTuningRecipe
 from gradtx_hf.finetuning.samples import Sample, load_samples
 from gradtx_hf.finetuning.trainer import (
@@ -41,6 +42,7 @@ __all__ = [
     "encode_prompts",
     "fine_tune",
     "fine_tune_pack",
+    "fine_tune_parts",
     "generate_completions",
     "has_converged",
     "load_examples",

@@ -172,7 +172,7 @@ def _load_rows(source: DataSource) -> Dataset:
             return load_dataset(source.path, source.name, split=source.split, revision=source.revision)
     if not local.exists():
         raise MissingFileError(f"data '{source.path}' is not there. Give a file, a folder, or the id of a data set.")
-    with tempfile.TemporaryDirectory(prefix="gradtx-") as cache, _readable(source), without_bars():
+    with tempfile.TemporaryDirectory(prefix="gradtx-") as cache, _readable(source), without_bars(), _uncounted():
         options = {"split": source.split, "cache_dir": cache, "keep_in_memory": True}
         if local.is_dir():
             return load_dataset(str(local), source.name, **options)
@@ -181,6 +181,17 @@ def _load_rows(source: DataSource) -> Dataset:
         if not local.read_bytes()[:1]:
             raise DataError(f"data '{source.path}' is empty. Give data with at least one row.")
         return load_dataset(BUILDERS[local.suffix], data_files=str(local), **options)
+
+
+@contextmanager
+def _uncounted() -> Iterator[None]:
+    """Keep ``datasets`` from telling the Hub of every local file that it opens: what is private makes no request."""
+    are_counted = datasets.config.HF_UPDATE_DOWNLOAD_COUNTS
+    datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False
+    try:
+        yield
+    finally:
+        datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = are_counted
 
 
 @contextmanager

@@ -64,7 +64,9 @@ def tokenize_examples(examples: Dataset, tokenizer: PreTrainedTokenizerBase, *, 
 
 def encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -> list[list[int]]:
     """Return each prompt's token ids, with the BOS token if the tokenizer adds one and never with an EOS token."""
-    return [_without_eos(ids, tokenizer) for ids in tokenizer(list(prompts))["input_ids"]]
+    encoded = tokenizer(list(prompts), return_attention_mask=False, return_token_type_ids=False)["input_ids"]
+    eos = tokenizer.eos_token_id
+    return [_without_eos(ids, eos) for ids in encoded]
 
 
 def _encode_completions(
@@ -79,7 +81,7 @@ def _encode_completions(
         if whole[: len(prompt)] != prompt:
             # A token spans the border. A prompt alone, as it is met in generation, never ends within a token.
             completion = tokenizer(batch["completion"][i], add_special_tokens=False)["input_ids"]
-        completion = [*_without_eos(completion, tokenizer), eos][:max_length]
+        completion = [*_without_eos(completion, eos), eos][:max_length]
         prompt = prompt[max(0, len(prompt) + len(completion) - max_length) :]
         rows.append(_row(prompt + completion, [IGNORED] * len(prompt) + completion))
     return rows
@@ -140,7 +142,7 @@ def _row(ids: list[int], labels: list[int]) -> dict[str, list[int]]:
 
 def _require_labels(rows: list[dict[str, list[int]]], start: int) -> None:
     for i, row in enumerate(rows):
-        if all(label == IGNORED for label in row["labels"]):
+        if row["labels"].count(IGNORED) == len(row["labels"]):
             raise DataError(
                 f"row {start + i} has no token to learn from: its completion, its text or its assistant's turns are "
                 "empty, or cut off. Remove the row, or raise max_length."
@@ -153,5 +155,5 @@ def _eos(tokenizer: PreTrainedTokenizerBase) -> int:
     return int(tokenizer.eos_token_id)
 
 
-def _without_eos(ids: list[int], tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    return ids[:-1] if ids and ids[-1] == tokenizer.eos_token_id else ids
+def _without_eos(ids: list[int], eos: int | None) -> list[int]:
+    return ids[:-1] if ids and ids[-1] == eos else ids

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -30,8 +31,9 @@ def describe_corpus(label: str, source: DataSource, examples: Dataset) -> dict[s
 def sha256_of_rows(examples: Dataset) -> str:
     """Return the SHA-256 of the examples as they are used, in hexadecimal digits, whatever file they lie in."""
     digest = hashlib.sha256()
-    for row in examples:
-        digest.update(json.dumps(row, sort_keys=True).encode())
+    for batch in examples.iter(batch_size=1000):
+        for values in zip(*batch.values(), strict=True):
+            digest.update(json.dumps(dict(zip(batch, values, strict=True)), sort_keys=True).encode())
     return digest.hexdigest()
 
 
@@ -72,23 +74,37 @@ def pooled_public_examples(store: UpdateStore) -> Dataset:
     return concatenate_datasets(parts) if len(parts) > 1 else parts[0]
 
 
-def tokenize_corpora(corpora: Mapping[str, Dataset], tokenizer: PreTrainedTokenizerBase, *, max_length: int) -> Dataset:
-    """Tokenize corpora into one data set, one after the other: the rows that ``rows_of_shadow_set`` counts.
+def tokenize_corpora(
+    corpora: Mapping[str, Dataset],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    max_length: int,
+    rows: Sequence[int] | None = None,
+) -> Dataset:
+    """Tokenize corpora into one data set, one after the other.
 
     Args:
         corpora: The examples by label, in the order of the plan, such as ``public_examples`` returns.
         tokenizer: The tokenizer of the model that is to learn from them.
         max_length: Most tokens per example.
+        rows: Numbers of rows, ascending and at least one, as ``rows_of_shadow_set`` counts them; None: all.
 
     Returns:
-        As many rows as the corpora have together, with ``input_ids`` and ``labels``.
+        As many rows, with ``input_ids`` and ``labels``.
 
     Raises:
         DataError: If a corpus cannot be tokenized (see ``tokenize_examples``).
     """
-    return concatenate_datasets(
-        [tokenize_examples(examples, tokenizer, max_length=max_length) for examples in corpora.values()]
-    )
+    parts, first = [], 0
+    for examples in corpora.values():
+        end = first + len(examples)
+        if rows is not None:
+            own = rows[bisect_left(rows, first) : bisect_left(rows, end)]
+            examples = examples.select([row - first for row in own])
+        if len(examples):
+            parts.append(tokenize_examples(examples, tokenizer, max_length=max_length))
+        first = end
+    return concatenate_datasets(parts)
 
 
 def rows_of_shadow_set(plan: Mapping[str, Any], shadow_set: int) -> tuple[int, ...]:

@@ -34,6 +34,8 @@ class FineTuningRecipe:
         convergence_window: Steps per mean.
         convergence_threshold: Least relative improvement over the window before, in (0, 1).
         convergence_patience: Windows in a row without that improvement before the run stops.
+        num_parts: Parts that a client's data are divided into, with a run on each; the adapter is their mean. Shadow
+            runs have 1.
     """
 
     num_steps: int
@@ -50,6 +52,7 @@ class FineTuningRecipe:
     convergence_window: int = 20
     convergence_threshold: float = 0.01
     convergence_patience: int = 3
+    num_parts: int = 1
 
     def __post_init__(self) -> None:
         """Check every value.
@@ -63,6 +66,7 @@ class FineTuningRecipe:
             "gradient_accumulation_steps",
             "convergence_window",
             "convergence_patience",
+            "num_parts",
         ):
             _require(self, name, getattr(self, name) >= 1, "at least 1")
         _require(self, "max_length", self.max_length >= 2, "at least 2 tokens")

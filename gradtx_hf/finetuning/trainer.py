@@ -219,7 +219,15 @@ def training_arguments(recipe: FineTuningRecipe, *, seed: int, scratch: str) -> 
         recipe: How to train.
         seed: Seed of the order of the data and of dropout.
         scratch: A folder that exists for as long as the trainer.
+
+    Raises:
+        ConfigurationError: If the recipe is of several runs.
     """
+    if recipe.num_parts != 1:
+        raise ConfigurationError(
+            f"got num_parts={recipe.num_parts} for one run, expected 1. Several are for clients: fine_tune_parts, or "
+            "gradtx client."
+        )
     has_gpu = torch.cuda.is_available()
     is_linear = recipe.schedule == "linear"
     return SFTConfig(

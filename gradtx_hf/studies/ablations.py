@@ -11,7 +11,7 @@ from typing import Any
 from gradtx_hf.studies.cells import Cell, Clients, Study, World
 
 
-NUM_FUNCTIONAL_STEPS = 400
+NUM_FUNCTIONAL_STEPS = 500
 NUM_PARAMETER_STEPS = 1500
 """Optimizer steps that take about a minute on one core."""
 FUNCTIONAL: dict[str, Any] = {

@@ -74,6 +74,7 @@ class Clients:
         unseen: Which rules those are: ``development`` (12, for choosing settings), or ``report`` (24, for a published
             table).
         num_private_lines: Lines of a client's private data.
+        num_parts: Parts that a client divides them into, with a run on each; see ``fine_tune_parts``.
         num_test_lines: Held-out lines of a client.
         num_ceiling_steps: Steps of the ceilings.
         num_public_steps: Steps of the public fine-tune, a control.
@@ -83,6 +84,7 @@ class Clients:
     num_unseen: int = 12
     unseen: Literal["development", "report"] = "development"
     num_private_lines: int = 512
+    num_parts: int = 1
     num_test_lines: int = 100
     num_ceiling_steps: int = 240
     num_public_steps: int = 480

@@ -72,7 +72,7 @@ class ClientSet:
 def missing_fine_tuning(clients: ClientSet, world: World, settings: Clients) -> list[FineTuningJob]:
     """Return the adapters that are still to be fine-tuned: each client's, its ceiling, and the public fine-tune."""
     chosen = {
-        "source": world.source_recipe,
+        "source": {**world.source_recipe, "num_parts": settings.num_parts},
         "target": {**world.target_recipe, "num_steps": settings.num_ceiling_steps},
         "public": {**world.target_recipe, "num_steps": settings.num_public_steps},
     }

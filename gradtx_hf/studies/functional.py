@@ -35,7 +35,7 @@ FUNCTIONAL = Study(
     question="How much of the ceiling's gain does a translated adapter bring, on rules with and without shadow sets?",
     training=TRAINING,
     world=World(runs_per_rule=16, num_target_runs=108),
-    clients=Clients(num_unseen=24, unseen="report"),
+    clients=Clients(num_unseen=24, unseen="report", num_private_lines=2048, num_parts=4),
     cells=(
         Cell("functional", "Functional, learned scale, no target run"),
         Cell(

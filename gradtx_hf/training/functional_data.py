@@ -27,12 +27,12 @@ class TokenRows:
     """
 
     def __init__(self, tokenized: TokenizedDataset, *, padding: int) -> None:
-        ids, labels = tokenized["input_ids"], tokenized["labels"]
-        lengths = torch.tensor([len(row) for row in ids])
+        table = tokenized.with_format("arrow")[:]
+        ids, labels = (table[name].combine_chunks() for name in ("input_ids", "labels"))
+        lengths = torch.tensor(ids.value_lengths().to_numpy()).long()
         self._starts = lengths.cumsum(0) - lengths
         self._lengths = lengths
-        self._ids = torch.tensor([i for row in ids for i in row], dtype=torch.int32)
-        self._labels = torch.tensor([i for row in labels for i in row], dtype=torch.int32)
+        self._ids, self._labels = (torch.tensor(column.flatten().to_numpy()) for column in (ids, labels))
         self._padding = padding
 
     def __len__(self) -> int:

@@ -51,6 +51,16 @@ def test_adapter_folder_holds_the_fine_tuned_adapter_and_nothing_else(
     assert [path for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
+def test_an_adapter_of_several_parts_is_one_adapter(tmp_path: Path, init: Path, data: DataSource) -> None:
+    recipe = FineTuningRecipe(num_steps=4, batch_size=4, learning_rate=1e-2, max_length=32, num_parts=2)
+
+    result = fine_tune_client(init, data, recipe=recipe, output_dir=tmp_path / "mine")
+
+    start, mine = load_adapter(init), load_adapter(tmp_path / "mine")
+    assert (result.num_steps, mine.layout, mine.base_model) == (4, start.layout, start.base_model)
+    assert all(float((mine.tensors[k] - start.tensors[k]).abs().max()) > 0 for k in start.tensors if "lora_B" in k)
+
+
 def test_no_file_of_the_adapter_holds_private_text_or_where_it_lies(
     tmp_path: Path, init: Path, data: DataSource
 ) -> None:
