@@ -71,7 +71,9 @@ def fine_tune_client(
     if not name:
         raise ConfigurationError(f"initial adapter '{init}' names no base model. Give base_model.")
     examples = load_examples(data) if isinstance(data, DataSource) else data
-    language_model, tokenizer = load_language_model(name, revision=None if base_model else adapter.config.revision)
+    language_model, tokenizer = load_language_model(
+        name, revision=None if base_model else adapter.config.revision, max_length=recipe.max_length
+    )
     tokens = tokenize_examples(examples, tokenizer, max_length=recipe.max_length)
     if recipe.num_parts > 1:
         mean = fine_tune_parts(

@@ -115,6 +115,9 @@ def release_models() -> None:
 
 @lru_cache(maxsize=1)
 def _load_side(shared: SideRuns) -> _LoadedSide:
-    model, tokenizer = load_language_model(shared.settings.model, revision=shared.settings.revision)
+    settings = shared.settings
+    model, tokenizer = load_language_model(
+        settings.model, revision=settings.revision, max_length=settings.recipe.max_length
+    )
     initial = load_adapter(init_folder(shared.folder, shared.side), name=f"{shared.side}_init")
     return _LoadedSide(model, tokenizer, initial, load_from_disk(shared.tokens_folder))

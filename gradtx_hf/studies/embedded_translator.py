@@ -16,7 +16,7 @@ from pathlib import Path
 from gradtx_hf.curation import curate
 from gradtx_hf.playground import SOURCE_NAME, TARGET_NAME, split_rules
 from gradtx_hf.studies.quickstart import QuickstartSettings, curation_arguments, training_arguments, write_public_data
-from gradtx_hf.training import train
+from gradtx_hf.training.processes import train_in_processes
 
 
 SEED = 0
@@ -42,7 +42,8 @@ def build(output_dir: Path, *, settings: QuickstartSettings = SETTINGS, num_work
     curate(replace(curation, source_model=SOURCE_NAME, target_model=TARGET_NAME))
     translator = output_dir / "translator"
     if not translator.is_dir():
-        train(training_arguments(output_dir, settings, seed=SEED))
+        values = training_arguments(output_dir, settings, seed=SEED)
+        train_in_processes(values, num_processes=settings.num_training_processes)
     return translator
 
 

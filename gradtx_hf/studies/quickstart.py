@@ -25,10 +25,12 @@ from gradtx_hf.evaluation.seconds import read_seconds, timed
 from gradtx_hf.output import require_new_folder, write_json, write_text
 from gradtx_hf.playground import Rule, RuleSplit, make_lines, source_path, split_rules, target_path
 from gradtx_hf.playground.recipes import source_recipe, target_recipe
-from gradtx_hf.training import TranslatorArguments, train
+from gradtx_hf.training.processes import train_in_processes
 
 
 CONFIG_FILE = "quickstart.json"
+BATCH_SIZE = 32
+"""Updates of a training step, of all processes together."""
 
 
 @dataclass(frozen=True)
@@ -45,26 +47,30 @@ class QuickstartSettings:
         target_recipe: How target adapters are fine-tuned, the shadows' and the ceilings' alike.
         num_public_finetune_steps: Steps of the public fine-tune, a control.
         num_training_steps: Steps of the translator's training.
+        num_training_processes: Processes that train it side by side. Unlike ``num_workers`` it changes the numbers.
         num_seen_scored: Seen rules that clients have.
         num_unseen_scored: Unseen rules that clients have.
         client_seeds: One client per rule and seed.
         num_private_lines: Lines of a client's private data.
+        num_parts: Parts that a client divides them into, with a run on each; see ``fine_tune_parts``.
         num_test_lines: Held-out lines of a client.
     """
 
     num_public_rules: int | None = None
-    runs_per_rule: int = 8
+    runs_per_rule: int = 12
     num_target_runs: int = 8
     samples_per_set: int = 512
     num_snapshots: int = 4
     source_recipe: Mapping[str, Any] = field(default_factory=source_recipe)
     target_recipe: Mapping[str, Any] = field(default_factory=target_recipe)
     num_public_finetune_steps: int = 480
-    num_training_steps: int = 1000
+    num_training_steps: int = 1400
+    num_training_processes: int = 2
     num_seen_scored: int = 10
     num_unseen_scored: int = 10
     client_seeds: tuple[int, ...] = (1,)
-    num_private_lines: int = 1024
+    num_private_lines: int = 2048
+    num_parts: int = 4
     num_test_lines: int = 100
 
 
@@ -101,13 +107,16 @@ def run_quickstart(
         store = curate(curation_arguments(folder, rules, settings, seed=seed, num_workers=num_workers))
     if not (folder / "translator").is_dir():
         with timed(folder, "training"):
-            train(training_arguments(folder, settings, seed=seed))
+            train_in_processes(
+                training_arguments(folder, settings, seed=seed), num_processes=settings.num_training_processes
+            )
     evaluated = evaluate(
         EvaluationArguments(
             translator=str(folder / "translator"),
             store=str(store.folder),
             output_dir=str(folder / "evaluation"),
             clients=clients,
+            source_recipe=dict(settings.source_recipe) | {"num_parts": settings.num_parts},
             public_recipe=dict(settings.target_recipe) | {"num_steps": settings.num_public_finetune_steps},
             max_new_tokens=8,
             batch_size=settings.num_test_lines,
@@ -142,7 +151,7 @@ def write_public_data(folder: Path, rules: RuleSplit, settings: QuickstartSettin
     """Write one public corpus for each seen rule."""
     folder.mkdir(parents=True, exist_ok=True)
     for rule in rules.seen:
-        _write_lines(folder / f"public-{rule.name}.jsonl", rule, 4 * settings.samples_per_set, f"public {seed}")
+        _write_lines(folder / f"public-{rule.name}.jsonl", rule, 2 * settings.samples_per_set, f"public {seed}")
 
 
 def _write_clients(folder: Path, rules: RuleSplit, settings: QuickstartSettings, *, seed: int) -> list[dict[str, Any]]:
@@ -198,24 +207,25 @@ def curation_arguments(
     )
 
 
-def training_arguments(folder: Path, settings: QuickstartSettings, *, seed: int) -> TranslatorArguments:
-    """Return the training on the store in a quickstart's folder."""
+def training_arguments(folder: Path, settings: QuickstartSettings, *, seed: int) -> dict[str, Any]:
+    """Return the training on the store in a quickstart's folder, as fields of ``TranslatorArguments``."""
     num_steps = settings.num_training_steps
-    return TranslatorArguments(
-        store=str(folder / "store"),
-        output_dir=str(folder / "translator"),
-        max_steps=num_steps,
-        lr_scheduler_type="cosine",
-        warmup_steps=num_steps // 20,
-        decoding="parallel",
-        num_target_runs=0,  # the scale of the output is learned; on development rules that did best
-        eval_strategy="steps",
-        eval_steps=max(1, num_steps // 4),
-        save_strategy="steps",
-        save_steps=max(1, num_steps // 4),
-        seed=seed,
-        use_cpu=True,
-    )
+    return {
+        "store": str(folder / "store"),
+        "output_dir": str(folder / "translator"),
+        "max_steps": num_steps,
+        "lr_scheduler_type": "cosine",
+        "warmup_steps": num_steps // 20,
+        "decoding": "parallel",
+        "per_device_train_batch_size": BATCH_SIZE // settings.num_training_processes,
+        "num_target_runs": settings.num_target_runs,
+        "eval_strategy": "steps",
+        "eval_steps": max(1, num_steps // 4),
+        "save_strategy": "steps",
+        "save_steps": max(1, num_steps // 4),
+        "seed": seed,
+        "use_cpu": True,
+    }
 
 
 def _copy_first_seen_client(folder: Path, clients: list[dict[str, Any]]) -> None:

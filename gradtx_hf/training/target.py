@@ -51,10 +51,12 @@ def load_functional_target(
         StoreError: If the store was not made by ``curate``.
     """
     corpora = public_examples(store)
-    model, tokenizer = load_language_model(target_init.base_model, revision=target_init.config.revision)
+    recipe = FineTuningRecipe.from_dict(store.plan["target"]["recipe"])
+    model, tokenizer = load_language_model(
+        target_init.base_model, revision=target_init.config.revision, max_length=recipe.max_length
+    )
     if device is not None:
         model = model.to(device)  # type: ignore[arg-type]  # hidden behind a wrapper
-    recipe = FineTuningRecipe.from_dict(store.plan["target"]["recipe"])
     tokenized = tokenize_corpora(corpora, tokenizer, max_length=recipe.max_length)
     padding = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
     texts = ShadowTexts(

@@ -84,7 +84,7 @@ def main() -> None:
 
 def _workload() -> Workload:
     source = adapter_state(add_adapter(load_language_model(str(source_path()))[0], **ADAPTER))  # type: ignore[arg-type]
-    language_model, tokenizer = load_language_model(str(target_path()))
+    language_model, tokenizer = load_language_model(str(target_path()), max_length=32)  # as training loads it
     adapted = add_adapter(load_language_model(str(target_path()))[0], **ADAPTER)  # type: ignore[arg-type]
     target_init = Adapter("target_init", adapted.peft_config["default"], adapter_state(adapted))
     layouts = [

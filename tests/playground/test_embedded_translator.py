@@ -116,6 +116,7 @@ def test_the_study_that_rebuilds_it_makes_one_of_the_same_shape(tmp_path: Path) 
         source_recipe=recipe,
         target_recipe=recipe,
         num_training_steps=2,
+        num_training_processes=1,
     )
     made = PeftTranslator.from_pretrained(build(tmp_path, settings=toy, num_workers=1))
     shipped = PeftTranslator.from_pretrained(translator_path())

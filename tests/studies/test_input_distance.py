@@ -27,6 +27,7 @@ QUICKSTART = QuickstartSettings(
     target_recipe=RECIPE,
     num_public_finetune_steps=2,
     num_training_steps=2,
+    num_training_processes=1,
     num_seen_scored=1,
     num_unseen_scored=1,
     num_private_lines=16,

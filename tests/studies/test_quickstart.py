@@ -27,6 +27,7 @@ TOY = QuickstartSettings(
     target_recipe=RECIPE,
     num_public_finetune_steps=4,
     num_training_steps=4,
+    num_training_processes=1,
     num_seen_scored=2,
     num_unseen_scored=1,
     client_seeds=(1, 2),

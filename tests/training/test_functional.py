@@ -163,7 +163,7 @@ def test_an_interrupted_training_ends_where_an_uninterrupted_one_does(
     whole = train(arguments(tmp_path / "whole", parameter_weight=0.01))
     work = tmp_path / "stopped-checkpoints"
     with monkeypatch.context() as patch:
-        patch.setattr("gradtx_hf.training.run.new_folder", _interrupt)
+        patch.setattr("gradtx_hf.translation.translator.new_folder", _interrupt)
         with pytest.raises(KeyboardInterrupt):
             train(arguments(tmp_path / "stopped", parameter_weight=0.01))
     last = max(work.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
