@@ -2,26 +2,33 @@
 
     python -m gradtx_hf.studies.readme_results --add quickstart_seed_0 quickstart
 
-``--add NAME FOLDER`` keeps a report's numbers as ``examples/results/NAME.json``, without paths of the machine. Every
-section of the README between ``<!-- results: NAME ... -->`` and ``<!-- end results -->`` is then written anew: of one
-report the verdict and the table of methods, of several reports one column each. Source: ours.
+``--add NAME FOLDER`` keeps a report's numbers as ``examples/results/NAME.json``, without paths of the machine;
+``--add-cells FOLDER ...`` those of studies' cells, under the studies' names. Then sections of the README are written
+anew: between ``<!-- results: NAME ... -->`` and ``<!-- end results -->``, of one report the verdict and the table of
+methods, of several reports one column each; between ``<!-- cells: NAME ... -->`` and ``<!-- end cells -->``, one table
+of the cells of several studies. Source: ours.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from gradtx_hf.evaluation import METHODS, Report
 from gradtx_hf.evaluation.headline import format_score, headline
 from gradtx_hf.evaluation.markdown import summary_table
+from gradtx_hf.evaluation.methods import TRANSLATED
 from gradtx_hf.output import write_json, write_text
 
 
 RESULTS_FOLDER = Path("examples") / "results"
 SECTION = re.compile(r"(<!-- results: ([\w ]+) -->\n).*?(<!-- end results -->)", re.DOTALL)
+CELLS_SECTION = re.compile(r"(<!-- cells: ([\w ]+) -->\n).*?(<!-- end cells -->)", re.DOTALL)
+GROUPS = ("seen", "unseen")
 PATH_KEYS = ("translator", "store", "output_dir", "clients", "rivals", "adapters_from")
 
 
@@ -45,6 +52,24 @@ def keep_report(name: str, folder: Path, *, root: Path) -> Path:
     return path
 
 
+def keep_cells(folder: Path, *, root: Path) -> Path:
+    """Keep what the README says of a study's cells, under the study's name.
+
+    Args:
+        folder: The study's folder.
+        root: The repository.
+
+    Returns:
+        The file written.
+    """
+    report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    study = report["config"]["study"]
+    path = root / RESULTS_FOLDER / f"{study['name']}.json"
+    cells = [_kept_cell(cell) for cell in report["cells"]]
+    write_json(path, {"study": study, "cells": cells, "seconds": report["seconds"], "versions": report["versions"]})
+    return path
+
+
 def render_results(readme: str, *, root: Path) -> str:
     """Return the README's text with every results section written anew."""
 
@@ -53,7 +78,12 @@ def render_results(readme: str, *, root: Path) -> str:
         body = _one_report(*reports.values()) if len(reports) == 1 else _several_reports(reports)
         return f"{match[1]}{body}\n{match[3]}"
 
-    return SECTION.sub(section, readme)
+    def cells(match: re.Match[str]) -> str:
+        paths = [root / RESULTS_FOLDER / f"{name}.json" for name in match[2].split()]
+        body = _cells_of_studies([json.loads(path.read_text(encoding="utf-8")) for path in paths])
+        return f"{match[1]}{body}\n{match[3]}"
+
+    return CELLS_SECTION.sub(cells, SECTION.sub(section, readme))
 
 
 def _one_report(report: Report) -> str:
@@ -78,13 +108,47 @@ def _several_reports(reports: dict[str, Report]) -> str:
     return "\n".join(lines)
 
 
+def _kept_cell(cell: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the README says of a study's cell."""
+    translated = {
+        group: cell["summary"][group][TRANSLATED] for group in GROUPS if TRANSLATED in cell["summary"].get(group, {})
+    }
+    return {key: cell[key] for key in ("label", "status", "study_seeds")} | {TRANSLATED: translated}
+
+
+def _cells_of_studies(studies: Sequence[Mapping[str, Any]]) -> str:
+    """Return one table: a row per cell, with its score and share of the gain on seen and on unseen tasks."""
+    lines = ["| study | cell | seen | gain | unseen | gain |", "| --- |" + " --- |" * 5]
+    for study in studies:
+        for number, cell in enumerate(study["cells"]):
+            name = f"`{study['study']['name']}`" if number == 0 else ""
+            lines.append(f"| {name} | {cell['label']} | " + " | ".join(_numbers_of_cell(cell)) + " |")
+    return "\n".join(lines)
+
+
+def _numbers_of_cell(cell: Mapping[str, Any]) -> list[str]:
+    found = []
+    for group in GROUPS:
+        values = cell[TRANSLATED].get(group)
+        if values is None:
+            found += [str(cell["status"]), "-"]
+            continue
+        score, gain = values["score"], values["gain_recovered"]
+        spread = "" if score["low"] is None else f" [{score['low']:.2f}, {score['high']:.2f}]"
+        found += [f"{score['mean']:.3f}{spread}", "-" if gain["value"] is None else f"{gain['value']:.2f}"]
+    return found
+
+
 def main() -> None:
     """Run from the command line, in the repository."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--add", nargs=2, action="append", default=[], metavar=("NAME", "FOLDER"))
+    parser.add_argument("--add-cells", nargs="+", default=[], metavar="FOLDER")
     arguments = parser.parse_args()
     for name, folder in arguments.add:
         print(keep_report(name, Path(folder), root=Path()))
+    for folder in arguments.add_cells:
+        print(keep_cells(Path(folder), root=Path()))
     readme = Path("README.md")
     write_text(readme, render_results(readme.read_text(encoding="utf-8"), root=Path()))
     print(readme)

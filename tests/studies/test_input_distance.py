@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -149,13 +150,8 @@ def test_an_unfinished_quickstart_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_translator_without_an_input_distance_is_refused(quickstart: Path, tmp_path: Path) -> None:
-    for path in quickstart.iterdir():
-        (tmp_path / path.name).symlink_to(path)
-    (tmp_path / "translator").unlink()
-    (tmp_path / "translator").mkdir()
-    for path in (quickstart / "translator").iterdir():
-        if path.name != "input_distance.safetensors":
-            (tmp_path / "translator" / path.name).symlink_to(path)
+    shutil.copytree(quickstart, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "translator" / "input_distance.safetensors").unlink()
 
     with pytest.raises(ConfigurationError, match="has no input distance"):
         study_input_distance(tmp_path, tmp_path / "study")
