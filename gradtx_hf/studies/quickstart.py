@@ -59,7 +59,7 @@ class QuickstartSettings:
     num_public_rules: int | None = None
     runs_per_rule: int = 12
     num_target_runs: int = 8
-    samples_per_set: int = 512
+    samples_per_set: int = 256
     num_snapshots: int = 4
     source_recipe: Mapping[str, Any] = field(default_factory=source_recipe)
     target_recipe: Mapping[str, Any] = field(default_factory=target_recipe)
@@ -151,7 +151,7 @@ def write_public_data(folder: Path, rules: RuleSplit, settings: QuickstartSettin
     """Write one public corpus for each seen rule."""
     folder.mkdir(parents=True, exist_ok=True)
     for rule in rules.seen:
-        _write_lines(folder / f"public-{rule.name}.jsonl", rule, 2 * settings.samples_per_set, f"public {seed}")
+        _write_lines(folder / f"public-{rule.name}.jsonl", rule, 4 * settings.samples_per_set, f"public {seed}")
 
 
 def _write_clients(folder: Path, rules: RuleSplit, settings: QuickstartSettings, *, seed: int) -> list[dict[str, Any]]:
