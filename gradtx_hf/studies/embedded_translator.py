@@ -21,7 +21,7 @@ from gradtx_hf.training.processes import train_in_processes
 
 SEED = 0
 """Of the split of the rules and of all else."""
-SETTINGS = QuickstartSettings(runs_per_rule=12, num_training_steps=2000)
+SETTINGS = QuickstartSettings(runs_per_rule=16, num_training_steps=2500)
 
 
 def build(output_dir: Path, *, settings: QuickstartSettings = SETTINGS, num_workers: int = 2) -> Path:
