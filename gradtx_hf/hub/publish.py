@@ -114,7 +114,7 @@ def _commit(
                 parent_commit=head.commit,
             ).oid
         except TRANSFER_ERRORS as error:
-            now = require_head(api, destination, kind)
+            now = _head_after_failure(api, destination, kind)
             if now.commit != head.commit:
                 if _is_in_place(now.files, digests, kind):  # the answer was lost, the commit was made
                     return now.commit
@@ -126,10 +126,21 @@ def _commit(
     raise AssertionError("the last wait is None, which ends the loop")
 
 
+def _head_after_failure(api: HfApi, destination: Destination, kind: RepoKind) -> Head:
+    """Return the branch after a commit that failed, or whose answer was lost: only the branch can tell which."""
+    try:
+        return require_head(api, destination, kind)
+    except HubError as error:
+        raise HubError(
+            f"it is not known whether {destination} was written: the commit failed, and after that the repository "
+            "could not be read. Push again: what is there already is not written twice."
+        ) from error
+
+
 def _conflict(destination: Destination) -> HubError:
     return HubError(
-        f"{destination} was changed by someone else while it was being written. Nothing of ours was written: look at "
-        "the other change, then push again."
+        f"{destination} was changed by someone else while it was being written. That change was not written over: "
+        "look at it, then push again."
     )
 
 

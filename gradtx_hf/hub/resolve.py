@@ -126,7 +126,7 @@ def fetch_repository(
         MissingFileError: If there is no repository of that name that can be read.
     """
     repo, revision = _split_revision(name, revision)
-    _check_token(token)
+    check_token(token)
     patterns = FETCHED_PATTERNS[repo_type]
     try:
         fetched = snapshot_download(
@@ -167,7 +167,7 @@ def pin_revision(repo_id: str, *, revision: str | None, repo_type: RepoType, tok
     """
     if COMMIT_PATTERN.fullmatch(revision or "") or _exists(repo_id) or not _is_repo_id(repo_id):
         return revision
-    _check_token(token)
+    check_token(token)
     api = HfApi(endpoint=constants.ENDPOINT)
     get_info = api.model_info if repo_type == "model" else api.dataset_info
     try:
@@ -218,7 +218,12 @@ def _is_repo_id(name: str) -> bool:
     return True
 
 
-def _check_token(token: str | None) -> None:
+def check_token(token: str | None) -> None:
+    """Check that a token can be one.
+
+    Raises:
+        ConfigurationError: If it holds characters that no token has.
+    """
     if token is not None and not re.fullmatch(r"[!-~]+", token):
         raise ConfigurationError(
             "the token holds spaces, line breaks or other characters that no token has. Copy it again from "

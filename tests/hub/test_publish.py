@@ -202,6 +202,30 @@ def test_a_lost_answer_to_the_commit_is_no_failure(hub: HubServer, repo_id: str)
     assert len(commits_of(repo_id)) == 2
 
 
+def test_where_a_lost_answer_cannot_be_looked_up_nothing_is_claimed(
+    hub: HubServer, repo_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    push(repo_id)
+    create_commit = HfApi.create_commit
+
+    def while_the_hub_goes_down(self: HfApi, *arguments: object, **options: object) -> object:
+        hub.faults.add("drop_response", path="/api/models/*/commit/*")
+        hub.faults.add("500", method="GET")
+        return create_commit(self, *arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(HfApi, "create_commit", while_the_hub_goes_down)
+
+    with pytest.raises(HubError, match="it is not known whether") as refused:
+        push(repo_id, {"config.json": b"{5}"})
+
+    monkeypatch.undo()
+    hub.faults.clear()
+    assert "\n" not in str(refused.value)
+    assert "Nothing was written" not in str(refused.value)
+    assert len(commits_of(repo_id)) == 3
+    assert push(repo_id, {"config.json": b"{5}"}).is_changed is False
+
+
 def test_the_hub_says_how_long_to_wait(hub: HubServer, repo_id: str, waits: list[float]) -> None:
     hub.faults.add("429", path="/api/models/*/commit/*", times=1, seconds=30)
 
