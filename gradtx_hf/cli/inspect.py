@@ -12,6 +12,7 @@ from gradtx_hf.errors import safe_text
 from gradtx_hf.hub import resolve_folder
 from gradtx_hf.lora import Adapter, load_adapter
 from gradtx_hf.translation import PeftTranslator, is_translator_folder
+from gradtx_hf.translation.records import load_privacy
 
 
 def run(argv: Sequence[str]) -> int:
@@ -27,6 +28,7 @@ def run(argv: Sequence[str]) -> int:
         described = describe_translator(PeftTranslator.from_pretrained(resolved.path)) | {"name": resolved.name}
     else:
         described = describe_adapter(load_adapter(resolved.path, name=resolved.name))
+        described["privacy"] = load_privacy(resolved.path, name=resolved.name)
     described |= {"commit": resolved.commit, "files": _files(resolved.path)}
     print(json.dumps(described, indent=2) if arguments.json else _as_text(described))
     return 0
@@ -108,6 +110,8 @@ def _as_text(described: dict[str, Any]) -> str:
         elif isinstance(value, dict):
             lines.append(f"{key}:")
             lines += [f"  {name}: {_plain(entry)}" for name, entry in value.items()]
+        elif key == "privacy" and value is None:
+            lines.append("privacy: no differential privacy is stated")
         elif key == "input_distance_limit" and value is None:
             lines.append(f"{key}: none, not calibrated: an adapter off the map is translated without a warning")
         elif value is not None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from gradtx_hf.client.finetune import WORK_DIR
 from gradtx_hf.errors import ConfigurationError
-from gradtx_hf.finetuning import DataSource, FineTuningRecipe
+from gradtx_hf.finetuning import DataSource, FineTuningRecipe, PrivacySettings
 
 
 @dataclass
@@ -31,7 +32,17 @@ class ClientArguments:
     )
     """The base model: a folder, or an id on the Hub; by default the one that the initial adapter names."""
     seed: int = field(metadata={"help": "Seed of the order of the data and of dropout."}, default=0)
-    """Seed of the order of the data and of dropout."""
+    """Seed of the order of the data and of dropout; a private run's rows and noise follow from no seed."""
+    privacy: dict[str, Any] | None = field(
+        metadata={"help": "PrivacySettings: epsilon or noise_multiplier, delta, max_grad_norm; none: not private."},
+        default=None,
+    )
+    """PrivacySettings for DP-SGD: ``epsilon`` or ``noise_multiplier``, and further fields; None trains without."""
+    work_dir: str = field(
+        metadata={"help": "Folder of your own for the ledger of private runs, which add up on the same rows."},
+        default=WORK_DIR,
+    )
+    """Folder of the client's own, where the ledger of private runs is kept; it never leaves the house."""
 
     def __post_init__(self) -> None:
         """Check every field.
@@ -42,7 +53,9 @@ class ClientArguments:
         for name in ("data", "recipe"):
             if not isinstance(getattr(self, name), dict):
                 raise ConfigurationError(f"got {name}={getattr(self, name)!r}, expected keys and values.")
-        _ = self.data_source, self.fine_tuning_recipe
+        if not isinstance(self.privacy, dict | None):
+            raise ConfigurationError(f"got privacy={self.privacy!r}, expected keys and values.")
+        _ = self.data_source, self.fine_tuning_recipe, self.privacy_settings
 
     @property
     def data_source(self) -> DataSource:
@@ -53,3 +66,8 @@ class ClientArguments:
     def fine_tuning_recipe(self) -> FineTuningRecipe:
         """How to train."""
         return FineTuningRecipe.from_dict(self.recipe)
+
+    @property
+    def privacy_settings(self) -> PrivacySettings | None:
+        """How private, if at all."""
+        return None if self.privacy is None else PrivacySettings.from_dict(self.privacy)

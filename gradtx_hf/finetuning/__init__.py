@@ -15,6 +15,7 @@ from gradtx_hf.finetuning.generate import bits_per_character, generate_completio
 from gradtx_hf.finetuning.language_model import load_language_model
 from gradtx_hf.finetuning.packed import PackedResult, PackedRun, fine_tune_pack
 from gradtx_hf.finetuning.parts import fine_tune_parts
+from gradtx_hf.finetuning.privacy import PrivacySettings, PrivacyStatement
 from gradtx_hf.finetuning.recipe import FineTuningRecipe
 from gradtx_hf.finetuning.samples import Sample, load_samples
 from gradtx_hf.finetuning.trainer import (
@@ -34,6 +35,8 @@ __all__ = [
     "FineTuningResult",
     "PackedResult",
     "PackedRun",
+    "PrivacySettings",
+    "PrivacyStatement",
     "Sample",
     "adapter_parameters",
     "adapter_state",

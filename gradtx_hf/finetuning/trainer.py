@@ -178,7 +178,7 @@ def fine_tune(
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ConfigurationError("the model has nothing to train. Load its adapter with is_trainable=True.")
     require_tokens(examples)
-    with tempfile.TemporaryDirectory(prefix="gradtx-") as scratch, _restored(model):
+    with tempfile.TemporaryDirectory(prefix="gradtx-") as scratch, restored(model):
         trainer = AdapterSFTTrainer(
             model=model,
             args=training_arguments(recipe, seed=seed, scratch=scratch),
@@ -260,7 +260,7 @@ def training_arguments(recipe: FineTuningRecipe, *, seed: int, scratch: str) -> 
 
 
 @contextmanager
-def _restored(model: PeftModel) -> Iterator[None]:
+def restored(model: PeftModel) -> Iterator[None]:
     """Undo what every trainer leaves on a model: wrapped forwards, which would nest run after run, and flags."""
     base = model.get_base_model()
     wrapped = {module: vars(module).get("forward") for module in (model, base)}

@@ -1,0 +1,32 @@
+"""Random numbers that nobody can draw again: for private sampling and noise, straight from the operating system.
+
+A generator with a seed will not do: noise that follows from a published seed can be subtracted, and torch's generator
+on the CPU keeps 32 bits of a seed, which can be tried out. torch's global generators are neither read nor advanced.
+Uniform numbers have 53 bits, normal ones are made of them by Box and Muller's method in float64. What this does not do:
+it takes no measures against attacks on the last bits of floating-point noise (Mironov, 2012).
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def private_uniform(num_values: int) -> Tensor:
+    """Return independent numbers in [0, 1): float64 ``[num_values]``, on the CPU."""
+    words = np.frombuffer(os.urandom(8 * num_values), dtype=np.uint64)
+    return torch.from_numpy((words >> np.uint64(11)).astype(np.float64) * 2.0**-53)
+
+
+def private_normal(shape: Sequence[int]) -> Tensor:
+    """Return independent standard normal numbers: float64 of the given shape, on the CPU."""
+    num_values = math.prod(shape)
+    num_pairs = (num_values + 1) // 2
+    radius = torch.sqrt(-2 * torch.log1p(-private_uniform(num_pairs)))
+    angle = 2 * math.pi * private_uniform(num_pairs)
+    return torch.cat([radius * torch.cos(angle), radius * torch.sin(angle)])[:num_values].view(*shape)
