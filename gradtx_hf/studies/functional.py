@@ -13,10 +13,10 @@ from gradtx_hf.studies.cells import Cell, Clients, Study, World
 
 TRAINING: dict[str, Any] = {
     "objective": "functional",
-    "max_steps": 2500,
+    "max_steps": 2000,
     "learning_rate": 2e-3,
     "lr_scheduler_type": "cosine",
-    "warmup_steps": 125,
+    "warmup_steps": 100,
     "input_noise": 0.5,
     "decoding": "parallel",
     "num_target_runs": 0,
