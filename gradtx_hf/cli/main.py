@@ -26,6 +26,8 @@ COMMANDS = {
     "train": "provider: train a translator on a curated store",
     "client": "client: fine-tune the source model on private data, from a translator's source_init",
     "translate": "turn source adapters into one target adapter",
+    "aggregate": "turn several clients' source adapters into one, without translating it",
+    "find": "list the translators on the Hub for a base model, the best measured first",
     "push": "publish a translator or an adapter on the Hub, with its card",
     "store": "push a curated store to the Hub, pull, verify or describe one",
     "evaluate": "score translated adapters beside every control",

@@ -33,12 +33,7 @@ def run(argv: Sequence[str]) -> int:
     print_published(published, is_json=arguments.json)
     if is_translator and arguments.report is None:
         print("note: without --report the card shows the folder's own report.json, or no results", file=sys.stderr)
-    use = (
-        f"--translator {published.repo_id}"
-        if is_translator
-        else f"PeftModel.from_pretrained(model, '{published.repo_id}')"
-    )
-    print(f"use it with: {use}", file=sys.stderr)
+    print(f"use it with: {_use(published.repo_id, arguments.revision, is_translator=is_translator)}", file=sys.stderr)
     return 0
 
 
@@ -51,6 +46,13 @@ def print_published(published: Published, *, is_json: bool) -> None:
         "is_changed": published.is_changed,
     }
     print(json.dumps(values, indent=2) if is_json else published.url)
+
+
+def _use(repo_id: str, branch: str | None, *, is_translator: bool) -> str:
+    if is_translator:
+        return f"--translator {repo_id}@{branch}" if branch else f"--translator {repo_id}"
+    revision = f", revision={branch!r}" if branch else ""
+    return f"PeftModel.from_pretrained(model, {repo_id!r}{revision})"
 
 
 def _push_translator(arguments: argparse.Namespace) -> Published:

@@ -29,7 +29,8 @@ def _push(arguments: argparse.Namespace) -> int:
     published = push_store(arguments.store, destination, license_id=arguments.license)
     values = {"repository": published.repo_id, "commit": published.commit, "url": published.url}
     print(json.dumps(values, indent=2) if arguments.json else published.url)
-    print(f"next: gradtx store pull {published.repo_id} --output-dir STORE", file=sys.stderr)
+    place = f"{published.repo_id}@{arguments.revision}" if arguments.revision else published.repo_id
+    print(f"next: gradtx store pull {place} --output-dir STORE", file=sys.stderr)
     return 0
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import copy
 import json
 import platform
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -19,13 +18,13 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # exported without __all__
 
 from gradtx_hf.errors import ConfigurationError
+from gradtx_hf.hub.destination import COMMIT_PATTERN
 from gradtx_hf.hub.markdown import code, markdown_table
 from gradtx_hf.lora import Adapter
 from gradtx_hf.playground import SOURCE_NAME, TARGET_NAME, local_name
 
 
 LIBRARY = "gradtx_hf"
-COMMIT_PATTERN = re.compile(r"[0-9a-f]{40}")
 EMBEDDED = {SOURCE_NAME: "source_path", TARGET_NAME: "target_path"}
 """Embedded model to the function of ``gradtx_hf.playground`` that returns its folder."""
 

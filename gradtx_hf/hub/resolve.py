@@ -26,6 +26,8 @@ from huggingface_hub.file_download import repo_folder_name
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # exported without __all__
 
 from gradtx_hf.errors import ConfigurationError, GradTxError, MissingFileError
+from gradtx_hf.hub.arrival import cached_blobs, remove_damaged
+from gradtx_hf.hub.destination import COMMIT_PATTERN
 from gradtx_hf.hub.wording import endpoint_name, without_tokens
 from gradtx_hf.playground import local_name
 from gradtx_hf.updates.reading import ForeignFolder
@@ -37,7 +39,6 @@ FETCHED_PATTERNS: dict[RepoType, tuple[str, ...]] = {
     "model": ("*.json", "*.safetensors", "*.md"),
     "dataset": ("*.json", "*.safetensors", "*.md", "*.parquet"),
 }
-COMMIT_PATTERN = re.compile(r"[0-9a-f]{40}")
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,8 @@ def fetch_repository(
 ) -> ResolvedFolder:
     """Fetch a repository's files into the cache; what is there already is not fetched again.
 
+    A large file that arrives damaged is fetched once more.
+
     Args:
         name: ``owner/name`` or ``owner/name@revision`` on the Hub.
         repo_type: What kind of repository.
@@ -123,25 +126,35 @@ def fetch_repository(
 
     Raises:
         ConfigurationError: If arguments contradict each other, or one cannot be used.
-        MissingFileError: If there is no repository of that name that can be read.
+        MissingFileError: If there is no repository of that name that can be read, or a file stays damaged.
     """
     repo, revision = _split_revision(name, revision)
     check_token(token)
     patterns = FETCHED_PATTERNS[repo_type]
-    try:
-        fetched = snapshot_download(
-            repo,
-            repo_type=repo_type,
-            revision=revision,
-            token=token,
-            cache_dir=cache_dir,
-            local_files_only=local_files_only,
-            force_download=force_download,
-            allow_patterns=list(patterns),
+
+    def fetch() -> Path:
+        try:
+            fetched = snapshot_download(
+                repo,
+                repo_type=repo_type,
+                revision=revision,
+                token=token,
+                cache_dir=cache_dir,
+                local_files_only=local_files_only,
+                force_download=force_download,
+                allow_patterns=list(patterns),
+            )
+        except (HTTPError, OSError, HFValidationError) as error:
+            raise _explain(error, repo=repo, revision=revision, local_files_only=local_files_only) from error
+        return Path(fetched)
+
+    known = frozenset() if force_download else cached_blobs(repo, repo_type=repo_type, cache_dir=cache_dir)
+    folder = fetch()
+    if remove_damaged(folder, known=known) and (damaged := remove_damaged(folder := fetch(), known=known)):
+        raise MissingFileError(
+            f"{len(damaged)} files of repository '{repo}' do not arrive as {endpoint_name()} says that they are, such "
+            f"as '{damaged[0]}'. Try again; if it stays so, tell the repository's owner."
         )
-    except (HTTPError, OSError, HFValidationError) as error:
-        raise _explain(error, repo=repo, revision=revision, local_files_only=local_files_only) from error
-    folder = Path(fetched)
     if not folder.is_dir():
         raise MissingFileError(
             f"repository '{repo}' holds no {', '.join(patterns)} file. Give the id of one that does."

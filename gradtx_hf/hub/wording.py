@@ -10,13 +10,15 @@ from typing import Any
 from huggingface_hub import constants
 
 
-TOKEN_PATTERN = re.compile(r"\bhf_\w+")
+TOKEN_PATTERN = re.compile(r"(?<![\w/])hf_\w+|\bhf_[A-Za-z0-9]{20,}")
+"""An access token of the Hub; behind a slash only a long one, as a repository may be called ``owner/hf_name``."""
 PASSWORD_PATTERN = re.compile(r"//[^/@\s]*@")
 ABSOLUTE_PATH_PATTERN = re.compile(
-    r"(?<![\w./:~…\\-])(?:file://)?(?:~[\w.-]*|[A-Za-z]:|)[/\\](?:[^\s'\"`,;:|<>(){}\[\]]*[/\\])?"
+    r"(?<![\w./:~…\\-])(?:file://)?(?:(?:~[\w.-]*|[A-Za-z]:)[/\\]|/|\\\\)(?:[^\s'\"`,;:|<>(){}\[\]]*[/\\])?"
     r"(?P<name>[^\s'\"`,;:|<>(){}\[\]/\\]+)[/\\]?"
 )
-"""A path from the root, the home folder or a drive; a relative path, a share such as 1/2 or a URL is none."""
+"""A path from the root, the home folder, a drive or a server; a relative path, a share such as 1/2, a URL or a pattern
+of module names such as ``.*\\.q_proj`` is none."""
 
 
 def endpoint_name() -> str:

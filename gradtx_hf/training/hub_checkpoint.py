@@ -13,10 +13,12 @@ import json
 import logging
 import tempfile
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub.errors import RevisionNotFoundError
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import HubStrategy
 
@@ -54,10 +56,14 @@ class HubCheckpoints:
         """Return where the arguments ask for the state to be kept; None if they do not.
 
         Raises:
-            ConfigurationError: If they name no repository, or a strategy that we do not follow.
+            ConfigurationError: If they name no repository, or the state's own branch for the translator.
         """
         if not arguments.push_to_hub or arguments.hub_strategy != HubStrategy.CHECKPOINT:
             return None
+        if arguments.hub_revision == BRANCH:
+            raise ConfigurationError(
+                f"got hub_revision '{BRANCH}', the branch that keeps the training's state until its end. Name another."
+            )
         destination = Destination(
             str(arguments.hub_model_id or ""),
             private=arguments.hub_private_repo is not False,
@@ -91,11 +97,16 @@ class HubCheckpoints:
         return head.commit if head is not None and WORK_FILE in head.files else None
 
     def remove(self) -> None:
-        """Remove the branch: the training has ended. A note is left where that fails."""
+        """Remove the branch, if there is one: the training has ended. A note is left where that fails."""
         repo_id = self.destination.repo_id
+
+        def request() -> None:
+            with suppress(RevisionNotFoundError):  # never made, or removed by a request whose answer was lost
+                api.delete_branch(repo_id, branch=BRANCH)
+
         try:
             api = open_api(self.destination)
-            with_retries(lambda: api.delete_branch(repo_id, branch=BRANCH), what=str(self.destination))
+            with_retries(request, what=str(self.destination))
         except (HubError, OSError) as error:
             logger.warning("branch '%s' of '%s' is left behind: %s", BRANCH, repo_id, error)
 
@@ -122,7 +133,7 @@ class PushCheckpoints(TrainerCallback):
             return
         try:
             self._checkpoints.push(state.global_step)
-        except HubError as error:
+        except (HubError, OSError) as error:  # the Hub, or the disk that the state is packed on
             logger.warning("the state of step %d was not pushed, training goes on: %s", state.global_step, error)
 
 

@@ -93,8 +93,9 @@ def public_report(report: Mapping[str, Any]) -> dict[str, Any]:
         report: The report of a ``TranslatedAdapter``.
     """
     names: dict[str, str] = {}
-    for number, source in enumerate(report["adapters"], start=1):
-        if source["commit"] is None:
+    skipped = report.get("skipped", [])
+    for number, source in enumerate([*report["adapters"], *skipped], start=1):
+        if source.get("commit") is None:
             names[source["name"]] = f"{LOCAL} adapter {number}"
     translator = report["translator"]
     if translator["commit"] is None and translator["name"] != TRANSLATOR_NAME:
@@ -108,7 +109,11 @@ def public_report(report: Mapping[str, Any]) -> dict[str, Any]:
     return {
         **report,
         "translator": {**translator, "name": names.get(translator["name"], translator["name"])},
-        "adapters": [{**source, "name": names.get(source["name"], source["name"])} for source in report["adapters"]],
+        "adapters": [
+            source if source.get("commit") is not None else {**source, "name": names[source["name"]]}
+            for source in report["adapters"]
+        ],
+        "skipped": [{"name": names[entry["name"]], "reason": renamed(entry["reason"])} for entry in skipped],
         "warnings": [renamed(line) for line in report["warnings"]],
     }
 
@@ -128,12 +133,25 @@ def _provenance(base: ModelReference, report: Mapping[str, Any]) -> str:
     lines = [f"Large model: {base.to_markdown()}", f"Translator: {_origin(report['translator'])}"]
     lines += [f"Source adapter: {_origin(source)}" for source in report["adapters"]]
     if len(report["adapters"]) > 1:
-        lines.append(f"Aggregated by {code(report['aggregation'])} before translation")
+        settings = report.get("aggregation_settings")
+        is_after = isinstance(settings, Mapping) and settings.get("merge") == "after"
+        when = "after translation" if is_after else "before translation"
+        lines.append(f"Aggregated by {code(report['aggregation'])} {when}")
     return "\n".join(f"- {line}" for line in lines)
 
 
 def _sources(report: Mapping[str, Any]) -> str:
-    heads = ("weight", "update_norm", "product_error", "start_distance", "input_distance", "input_distance_limit")
+    heads = (
+        "weight",
+        "share",
+        "update_norm",
+        "cosine_to_aggregate",
+        "distance_to_others",
+        "product_error",
+        "start_distance",
+        "input_distance",
+        "input_distance_limit",
+    )
     rows = [[code(source["name"]), *(_cell(source.get(key)) for key in heads)] for source in report["adapters"]]
     return markdown_table(["source adapter", *(plain(head.replace("_", " ")) for head in heads)], rows)
 
@@ -146,16 +164,21 @@ def _privacy(facts: AdapterFacts) -> str:
     lines = []
     if facts.privacy is not None:
         lines.append(
-            f"The maker of this adapter states differential privacy of its training: {privacy_text(facts.privacy)}."
+            f"The maker of this adapter states differential privacy of its training: {_statement(facts.privacy)}."
         )
     for source in (facts.report or {}).get("adapters", []):
         if source.get("privacy"):
             lines.append(
                 f"The maker of {code(source['name'])} states differential privacy of its training: "
-                f"{privacy_text(source['privacy'])}. Translation reads nothing else of the data: the same holds here."
+                f"{_statement(source['privacy'])}. Translation reads nothing else of the data: the same holds here."
             )
         else:
             lines.append(f"No differential privacy is stated for {code(source['name'])}.")
     if not lines:
         lines.append("No differential privacy is stated for its training.")
     return "\n".join(f"- {line}" for line in lines)
+
+
+def _statement(privacy: Mapping[str, Any]) -> str:
+    """Return what a stranger states of a training's privacy, as text that cannot leave its place."""
+    return plain(privacy_text(privacy))

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+from torch import Tensor
 
 from gradtx_hf.errors import AdapterError, LayoutError
+from gradtx_hf.hub import suggest_translators
 from gradtx_hf.lora import Adapter
 from gradtx_hf.playground import local_name
 from gradtx_hf.translation.loading import SOURCE_INIT
@@ -82,6 +86,45 @@ def check_base(adapter: Adapter, init: Adapter, *, translator: str) -> None:
             f"for '{init.base_model}'. If these are the same weights under two names, pass --allow-other-base "
             "(allow_other_base=True)."
         )
+
+
+def check_finite(tensors: Mapping[str, Tensor], *, name: str) -> None:
+    """Check that an adapter holds numbers alone; those of a folder were checked when they were read.
+
+    Raises:
+        AdapterError: If a tensor holds NaN or infinite values.
+    """
+    for tensor_name, tensor in tensors.items():
+        if not bool(tensor.isfinite().all()):
+            raise AdapterError(
+                f"tensor {tensor_name!r} of adapter '{name}' holds NaN or infinite values. Train it again."
+            )
+
+
+@contextmanager
+def naming_those_that_fit(
+    adapter: Adapter, init: Adapter, *, token: str | None, local_files_only: bool
+) -> Iterator[None]:
+    """Let a refusal of an adapter of another base model name translators on the Hub that are for it, if there are any.
+
+    Args:
+        adapter: The adapter.
+        init: The initial adapter.
+        token: Hub token; by default the one that is logged in.
+        local_files_only: Whether to leave the Hub alone.
+
+    Raises:
+        AdapterError, LayoutError: The refusal.
+    """
+    try:
+        yield
+    except (AdapterError, LayoutError) as error:
+        is_other_base = local_name(adapter.base_model) != local_name(init.base_model)
+        fitting = suggest_translators(adapter.base_model, token=token) if is_other_base and not local_files_only else []
+        if not fitting:
+            raise
+        names = ", ".join(f"'{name}'" for name in fitting)
+        raise type(error)(f"{error} On the Hub are translators for '{adapter.base_model}': {names}.") from error
 
 
 def check_start(adapter: Adapter, alignment: Alignment, *, limit: float | None, translator: str) -> None:

@@ -18,8 +18,13 @@ RESULTS_FILE = "report.json"
 """What an evaluation of a translator found."""
 TRANSLATION_FILE = "translation.json"
 """From what and how an adapter was translated."""
+AGGREGATION_FILE = "aggregation.json"
+"""From what and how a source adapter was aggregated."""
 PRIVACY_FILE = "privacy.json"
-"""What a client states about the training of its adapter: ``epsilon``, ``delta``, ``accountant``."""
+"""What a client states of its adapter's training: ``epsilon``, ``delta``, ``accountant``, and how it came to them."""
+PRIVACY_NUMBERS = ("noise_multiplier", "sample_rate", "num_steps", "expected_batch_size", "max_grad_norm")
+PRIVACY_TEXTS = ("clipping", "unit", "sampling", "randomness")
+MAX_TEXT_CHARACTERS = 300
 
 
 def load_record(folder: Path, file: str, *, name: str) -> dict[str, Any] | None:
@@ -63,6 +68,7 @@ def load_translation(folder: Path, *, name: str) -> dict[str, Any] | None:
         origins = [values["translator"], *values["adapters"]]
         texts = [values["source_base_model"], values["target_base_model"], values["aggregation"], *values["warnings"]]
         texts += [origin["name"] for origin in origins] + [origin["commit"] or "" for origin in origins]
+        texts += [entry[key] for entry in values.get("skipped", []) for key in ("name", "reason")]
         is_whole = all(isinstance(text, str) for text in texts) and isinstance(values["versions"], dict)
         for source in values["adapters"]:
             _check_privacy(source.get("privacy"))
@@ -77,7 +83,10 @@ def load_translation(folder: Path, *, name: str) -> dict[str, Any] | None:
 
 
 def load_privacy(folder: Path, *, name: str) -> dict[str, Any] | None:
-    """Read what a client states of its adapter: epsilon, delta and the accountant; None if it states nothing.
+    """Read what a client states of its adapter; None if it states nothing.
+
+    Epsilon, delta and the accountant are always in it; of further keys those that ``gradtx client`` writes: the
+    mechanism, what a unit is, ``versions``, and ``total``, the sum over all runs on the same rows.
 
     Args:
         folder: The adapter's folder.
@@ -91,6 +100,8 @@ def load_privacy(folder: Path, *, name: str) -> dict[str, Any] | None:
     if values is None:
         return None
     statement = {key: values.get(key) for key in ("epsilon", "delta", "accountant")}
+    further = (*PRIVACY_NUMBERS, *PRIVACY_TEXTS, "total", "versions")
+    statement |= {key: values[key] for key in further if key in values}
     try:
         _check_privacy(statement)
     except ValueError as error:
@@ -107,14 +118,38 @@ def _check_privacy(statement: Mapping[str, Any] | None) -> None:
             f"states epsilon={epsilon!r:.40}, delta={delta!r:.40}, accountant={accountant!r:.40}; expected "
             "epsilon >= 0, delta in [0, 1) and a name"
         )
+    for key in PRIVACY_NUMBERS:
+        if key in statement and not _is_in(statement[key], 0, math.inf):
+            raise ValueError(f"states {key}={statement[key]!r:.40}, expected a number")
+    versions = statement.get("versions", {})
+    named = (*versions, *versions.values()) if isinstance(versions, Mapping) else ()
+    for value in (accountant or "", *(statement.get(key, "") for key in PRIVACY_TEXTS), *named):
+        if not isinstance(value, str) or len(value) > MAX_TEXT_CHARACTERS:
+            raise ValueError(f"states {value!r:.40}, expected a short text")
+    total = statement.get("total", {"epsilon": 0, "delta": 0, "num_runs": 1})
+    is_whole = isinstance(total, Mapping) and isinstance(versions, Mapping)
+    if not is_whole or not _is_in(total.get("epsilon"), 0, math.inf) or not _is_in(total.get("num_runs"), 1, math.inf):
+        raise ValueError(f"states total={total!r:.60}, versions={versions!r:.60}; expected keys and values")
 
 
 def privacy_text(statement: Mapping[str, Any] | None) -> str:
     """Return a statement in words; empty for none."""
     if statement is None:
         return ""
-    accountant = f", accountant {statement['accountant']}" if statement["accountant"] else ""
-    return f"ε = {statement['epsilon']:g} at δ = {statement['delta']:g}{accountant}"
+    text = f"ε = {statement['epsilon']:.4g} at δ = {statement['delta']:.4g}"
+    if statement["accountant"]:
+        text += f", accountant {statement['accountant']}"
+    if all(key in statement for key in PRIVACY_NUMBERS):
+        text += (
+            f"; DP-SGD of {statement['num_steps']} steps with noise multiplier {statement['noise_multiplier']:.4g}, "
+            f"sample rate {statement['sample_rate']:.4g}, gradients clipped to {statement['max_grad_norm']:.4g}"
+        )
+    if "unit" in statement:
+        text += f"; the unit is {statement['unit']}"
+    if "total" in statement:
+        total = statement["total"]
+        text += f"; over all runs on these rows (so far {total['num_runs']}) ε = {total['epsilon']:.4g}"
+    return text
 
 
 def _is_in(value: object, low: float, high: float) -> bool:

@@ -15,30 +15,32 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gradtx_hf.errors import AdapterError, ConfigurationError
 from gradtx_hf.hub import Destination, Published, resolve_folder
 from gradtx_hf.lora import Adapter, load_adapter, save_adapter
 from gradtx_hf.model import GradTransformerModel
 from gradtx_hf.output import new_folder, write_json
-from gradtx_hf.translation.aggregation import Aggregation, aggregate_updates
-from gradtx_hf.translation.checks import (
-    align_to_start,
-    check_base,
-    check_input_distance,
-    check_modules,
-    check_parts,
-    check_start,
-)
+from gradtx_hf.translation.aggregation import Aggregation, AggregationSettings
+from gradtx_hf.translation.checks import check_input_distance, check_parts
+from gradtx_hf.translation.contributions import Combined, combine_updates
 from gradtx_hf.translation.distance import InputDistance
 from gradtx_hf.translation.distance_file import load_input_distance, save_input_distance
+from gradtx_hf.translation.generation import generate_target
 from gradtx_hf.translation.loading import PARTS_FOLDER, SOURCE_INIT, TARGET_INIT, load_models
 from gradtx_hf.translation.measured import measure_inputs
-from gradtx_hf.translation.records import RESULTS_FILE, TRAINING_FILE, load_privacy, load_record
+from gradtx_hf.translation.reading import (
+    AnyAdapter,
+    ClientStart,
+    ReadingOptions,
+    as_adapters,
+    read_source,
+    read_sources,
+)
+from gradtx_hf.translation.records import RESULTS_FILE, TRAINING_FILE, load_record
 from gradtx_hf.translation.report import describe_translation
 from gradtx_hf.translation.translated import SourceUpdate, TranslatedAdapter
 from gradtx_hf.translation.translator_card import TranslatorFacts
 from gradtx_hf.translation.translator_publishing import publish_translator, read_report
-from gradtx_hf.updates import BlockLayout, UpdateVector
+from gradtx_hf.updates import UpdateVector
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,6 +88,7 @@ class PeftTranslator:
         token: str | None = None,
         cache_dir: str | Path | None = None,
         local_files_only: bool = False,
+        subfolder: str | None = None,
         device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> PeftTranslator:
@@ -97,6 +100,7 @@ class PeftTranslator:
             token: Hub token for private repositories; by default the one that is logged in.
             cache_dir: Hub cache folder.
             local_files_only: Whether to use the cache alone.
+            subfolder: Where in the repository or folder the translator is; None: at its top.
             device: Where the model goes.
             dtype: float32 or bfloat16; the standardisation statistics stay in float32.
 
@@ -105,7 +109,12 @@ class PeftTranslator:
             LayoutError: If its model or input distance is damaged, or does not belong to its initial adapters.
         """
         resolved = resolve_folder(
-            repo_or_path, revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only
+            repo_or_path,
+            revision=revision,
+            token=token,
+            cache_dir=cache_dir,
+            local_files_only=local_files_only,
+            subfolder=subfolder,
         )
         models = load_models(resolved.path, name=resolved.name, device=torch.device(device), dtype=dtype)
         return cls(
@@ -184,19 +193,23 @@ class PeftTranslator:
 
     def read(
         self,
-        adapter: str | Path | Adapter,
+        adapter: AnyAdapter,
         *,
         revision: str | None = None,
+        subfolder: str | None = None,
         token: str | None = None,
+        local_files_only: bool = False,
         allow_other_start: bool = False,
         allow_other_base: bool = False,
     ) -> SourceUpdate:
         """Read a client's adapter and align it to ``source_init``.
 
         Args:
-            adapter: A folder, ``owner/name[@revision]``, or an adapter already read.
+            adapter: A folder, ``owner/name[@revision]``, or an adapter already read, which is checked again.
             revision: Branch, tag or commit of a repository.
+            subfolder: Folder inside the repository or folder.
             token: Hub token for private repositories.
+            local_files_only: Whether to use the cache alone.
             allow_other_start: Accept an adapter that was not trained from ``source_init``.
             allow_other_base: Accept an adapter whose base model has another name.
 
@@ -205,18 +218,8 @@ class PeftTranslator:
             LayoutError: If it adapts other modules, or modules of other widths.
             MissingFileError: If it is not there.
         """
-        commit = privacy = None
-        if not isinstance(adapter, Adapter):
-            resolved = resolve_folder(adapter, revision=revision, token=token)
-            adapter, commit = load_adapter(resolved.path, name=resolved.name), resolved.commit
-            privacy = load_privacy(resolved.path, name=resolved.name)
-        check_modules(adapter, self.source_init, translator=self.name)
-        alignment = align_to_start(adapter, self.source_init, translator=self.name)
-        if not allow_other_base:
-            check_base(adapter, self.source_init, translator=self.name)
-        if not allow_other_start:
-            check_start(adapter, alignment, limit=self.start_distance_limit, translator=self.name)
-        return SourceUpdate(adapter, alignment, commit, privacy)
+        options = ReadingOptions(revision, subfolder, token, local_files_only, allow_other_start, allow_other_base)
+        return read_source(adapter, start=self.start, options=options)
 
     @property
     def start_distance_limit(self) -> float | None:
@@ -224,99 +227,116 @@ class PeftTranslator:
         limits = [part.config.start_distance_limit for part in self.parts.values()]
         return min((limit for limit in limits if limit is not None), default=None)
 
-    def translate(
+    @property
+    def start(self) -> ClientStart:
+        """Where clients begin."""
+        return ClientStart(self.source_init, self.name, self.start_distance_limit)
+
+    def translate(  # noqa: PLR0913 - those of reading and those of aggregating
         self,
-        adapters: str | Path | Adapter | Sequence[str | Path | Adapter],
+        adapters: AnyAdapter | Sequence[AnyAdapter],
         *,
-        aggregation: Aggregation = "mean",
+        aggregation: Aggregation | AggregationSettings = "mean",
         weights: Sequence[float] | None = None,
+        skip_invalid: bool = False,
         revision: str | None = None,
         token: str | None = None,
+        local_files_only: bool = False,
         allow_other_start: bool = False,
         allow_other_base: bool = False,
     ) -> TranslatedAdapter:
-        """Translate one client's adapter, or the aggregate of several (paper Eqs. 2-3), into a target adapter.
+        """Translate one client's adapter, or several aggregated (paper Eqs. 2-3).
 
-        Where the translator has an input distance, the report's ``warnings`` name every adapter that lies off the map.
+        The report's ``warnings`` name every adapter that lies apart from the other clients' and, where the translator
+        has an input distance, every one that lies off the map.
 
         Args:
-            adapters: Folders, repo ids or adapters; one or several.
-            aggregation: How several updates become one: ``mean``, ``sum``, ``median`` or ``trimmed_mean``.
-            weights: One weight per adapter, for ``mean`` and ``sum``.
+            adapters: Folders, ``owner/name[@revision]``, adapters, or what ``read`` returned; one or several.
+            aggregation: How several updates become one: a rule such as ``mean`` or ``median``, or all settings.
+            weights: One weight per adapter, such as its number of samples; the median and the trimmed mean have none.
+            skip_invalid: Leave out adapters that are refused, in place of refusing all; the report names them.
             revision: Branch, tag or commit for adapters from the Hub.
             token: Hub token for private repositories.
+            local_files_only: Whether to use the cache alone.
             allow_other_start: Accept adapters that were not trained from ``source_init``.
             allow_other_base: Accept adapters whose base model has another name.
 
         Raises:
-            AdapterError: If an adapter is refused; see ``read``.
+            AdapterError: If an adapter is refused (see ``read``), or all were left out.
             LayoutError: If an adapter does not fit the translator.
             ConfigurationError: If there is no adapter, or aggregation and weights do not fit.
         """
         start_time = time.perf_counter()
-        listed = [adapters] if isinstance(adapters, (str, Path, Adapter)) else list(adapters)
-        if not listed:
-            raise ConfigurationError("got no adapter to translate, expected at least one.")
-        sources = [
-            self.read(
-                adapter,
+        settings = AggregationSettings.of(aggregation)
+        read = read_sources(
+            as_adapters(adapters),
+            weights=weights,
+            settings=settings,
+            skip_invalid=skip_invalid,
+            start=self.start,
+            options=ReadingOptions(
                 revision=revision,
                 token=token,
+                local_files_only=local_files_only,
                 allow_other_start=allow_other_start,
                 allow_other_base=allow_other_base,
-            )
-            for adapter in listed
-        ]
-        states = [source.alignment.state for source in sources]
-        tensors = self.translate_states(states, aggregation=aggregation, weights=weights)
-        config = copy.deepcopy(self.target_init.config)
-        measured = measure_inputs(
-            sources,
-            start=self.source_init.tensors,
-            distance=self.input_distance,
-            aggregation=aggregation,
-            weights=weights,
+            ),
         )
+        states = [source.alignment.state for source in read.sources]
+        combined, target = self._translate(states, names=read.names, settings=settings, weights=read.weights)
+        tensors = self._added_to_init(target)
         report = describe_translation(
-            sources,
-            measured,
+            read,
+            combined,
+            measure_inputs(
+                read.sources,
+                start=self.source_init.tensors,
+                distance=self.input_distance,
+                aggregate=combined.update if settings.merge == "before" else None,
+                rule=settings.rule,
+            ),
             translator={"name": self.name, "commit": self.commit},
             inits=(self.source_init, self.target_init),
             tensors=tensors,
-            aggregation=aggregation,
-            weights=weights,
+            settings=settings,
             start_distance_limit=self.start_distance_limit,
         )
         report["seconds"] = round(time.perf_counter() - start_time, 3)
-        return TranslatedAdapter(config, tensors, report)
+        return TranslatedAdapter(copy.deepcopy(self.target_init.config), tensors, report)
 
-    @torch.no_grad()
     def translate_states(
         self,
         states: Sequence[Mapping[str, Tensor]],
         *,
-        aggregation: Aggregation = "mean",
+        aggregation: Aggregation | AggregationSettings = "mean",
         weights: Sequence[float] | None = None,
     ) -> dict[str, Tensor]:
         """Translate aligned source factors into target factors; see ``translate``."""
-        target: dict[str, Tensor] = {}
-        for model in self.parts.values():
-            layout = model.config.source_layout
-            start = _part_of(self.source_init.tensors, layout)
-            tokens = torch.stack([UpdateVector.between(_part_of(s, layout), start, layout).tokens for s in states])
-            aggregate = aggregate_updates(tokens, aggregation=aggregation, weights=weights)
-            generated = model.generate_updates(aggregate[None].to(model.device))[0].float().cpu()  # [N_T, D_T]
-            target_layout = model.config.target_layout
-            before = _part_of(self.target_init.tensors, target_layout)
-            target |= UpdateVector(generated, target_layout).added_to(before)
-        for name, tensor in target.items():
-            if not bool(tensor.isfinite().all()):
-                raise AdapterError(
-                    f"translator '{self.name}' makes NaN or infinite values for '{name}' of this update. "
-                    "Check the adapter's size with gradtx inspect, or use dtype float32."
-                )
-        return {name: target[name] for name in self.target_init.tensors}
+        names = [str(number) for number in range(1, len(states) + 1)]
+        settings = AggregationSettings.of(aggregation)
+        return self._added_to_init(self._translate(states, names=names, settings=settings, weights=weights)[1])
 
+    def _translate(
+        self,
+        states: Sequence[Mapping[str, Tensor]],
+        *,
+        names: Sequence[str],
+        settings: AggregationSettings,
+        weights: Sequence[float] | None,
+    ) -> tuple[Combined, UpdateVector]:
+        """Return the updates as they were aggregated, of source or target, and the target's update."""
+        start = self.source_init
+        updates = [UpdateVector.between(state, start.tensors, start.layout) for state in states]
+        if settings.merge == "after":
+            targets = [self._generate(update) for update in updates]
+            combined = combine_updates(targets, names=names, settings=settings, weights=weights)
+            return combined, combined.update
+        combined = combine_updates(updates, names=names, settings=settings, weights=weights)
+        return combined, self._generate(combined.update)
 
-def _part_of(state: Mapping[str, Tensor], layout: BlockLayout) -> dict[str, Tensor]:
-    return {name: state[name] for name in layout.shapes}
+    def _generate(self, update: UpdateVector) -> UpdateVector:
+        return generate_target(self.parts, update, layout=self.target_init.layout, name=self.name)
+
+    def _added_to_init(self, update: UpdateVector) -> dict[str, Tensor]:
+        tensors = update.added_to(self.target_init.tensors)
+        return {name: tensors[name] for name in self.target_init.tensors}

@@ -17,13 +17,13 @@ from gradtx_hf.hub.cards import (
     peft_code,
     versions_text,
 )
+from gradtx_hf.hub.find import TRANSLATOR_TAG
 from gradtx_hf.hub.markdown import code, markdown_table, plain, render_template
 from gradtx_hf.hub.readme import PROVENANCE_KEY, Card
 from gradtx_hf.hub.results import Results
 from gradtx_hf.lora import Adapter
 
 
-TRANSLATOR_TAG = "gradtx-translator"
 RECIPE_KEYS = (
     "objective",
     "partition",

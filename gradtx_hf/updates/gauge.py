@@ -4,8 +4,10 @@ A LoRA update is the product s·B·A, and (B G)(G⁻¹ A) is the same product fo
 one start share their G; an adapter that was re-factorised, scaled or padded by a tool does not. Alignment
 
 1. folds the adapter's scale into B, relative to the start's scale;
-2. brings the rank to the start's: the best approximation (QR of the factors, then the SVD of an R' x R' matrix,
-   never the full product), or the start's own rows with zero columns of B;
+2. brings the rank to the start's: a lower one with the start's own rows and zero columns of B; of a higher one, the
+   first R rows where they drifted from the start's, as a client's do who added rows to it: what the others learned is
+   lost, what these learned stays in its place. Else the best approximation (QR of the factors, then the SVD of an
+   R' x R' matrix, never the full product);
 3. picks G. With M = A A0⁺, an adapter that drifted from the start has M ≈ I, because drift is nearly orthogonal
    to A0: there G = I and the update stays as it was trained. Otherwise A and B are first made from the product
    alone (orthonormal rows, completed by the part of A0 that the product does not use), so that every
@@ -36,6 +38,8 @@ from gradtx_hf.errors import LayoutError
 FACTOR_PAIRS = (("lora_A", "lora_B"), ("lora_embedding_A", "lora_embedding_B"))
 OWN_GAUGE_TOLERANCE = 0.5
 """Largest ‖M - I‖/√R, as a mean over modules, of an adapter that is left in its own gauge."""
+MAX_ROW_DRIFT = 0.75
+"""Largest ‖A - A0‖/‖A0‖ of a higher rank's first rows that are taken to be the start's; foreign rows lie near √2."""
 MAX_CONDITION = 100.0
 """Largest condition number of M that is inverted: rounding of B·A stays near 1e-6 relative in float32."""
 RANK_TOLERANCE = 1e-6
@@ -50,9 +54,9 @@ class Alignment:
         state: The aligned factors by name, float32, at the start's rank and scale.
         product_error: ‖aligned s·B·A - own s·B·A‖ / ‖own s·B·A‖ over all modules; 0 unless the rank was cut.
         start_distance: Least ‖G⁻¹A - A0‖ / ‖A0‖ over all G and all modules, in [0, 1]: 0 for the start itself, near
-            1 for an adapter that began elsewhere. The same for every factorisation of one product. An adapter of
-            lower rank is measured on as many directions as it has.
-        is_identity: Whether the factors are the adapter's own, untouched but for scale and padding.
+            1 for an adapter that began elsewhere. The same for every factorisation of one product, but for one that was
+            cut to its first rows. An adapter of lower rank is measured on as many directions as it has.
+        is_identity: Whether the factors are the adapter's own, untouched but for scale, padding and cutting.
     """
 
     state: dict[str, Tensor]
@@ -178,6 +182,8 @@ def _match_rank(a: Tensor, b: Tensor, a0: Tensor) -> tuple[Tensor, Tensor]:
         padding = b.new_zeros(b.shape[0], rank - own_rank)
         return torch.cat([a, a0[own_rank:]]), torch.cat([b, padding], dim=1)
     if own_rank > rank:
+        if float((a[:rank] - a0).norm()) <= MAX_ROW_DRIFT * float(a0.norm()):
+            return a[:rank], b[:, :rank]
         u, s, vh = _product_svd(a, b)
         return _pad_rows(vh[:rank], rank), _pad_rows((u[:, :rank] * s[:rank]).T, rank).T
     return a, b

@@ -332,7 +332,7 @@ CASES: dict[str, tuple[Callable[[Path], list[object]], str]] = {
     "translate: weight NaN": (lambda f: translate(f, "--weights", "nan"), "expected finite values >= 0"),
     "translate: weights for the median": (
         lambda f: translate(f, "--weights", "1", "--aggregation", "median"),
-        "weights go with mean and sum, not with median",
+        "weights do not go with median",
     ),
     "translate: revision of a folder": (lambda f: translate(f, "--revision", "main"), "has no revision 'main'"),
     "inspect: missing": (lambda f: ["inspect", f / "none" / "x"], "is no folder on this machine"),

@@ -74,6 +74,7 @@ def test_json_is_all_that_is_printed(gradtx: Gradtx, folders: Folders, hub: HubS
         "is_changed": True,
     }
     assert commit.title == "mine"
+    assert "PeftModel.from_pretrained(model, 'org/adapter', revision='next')" in finished.err
 
 
 def test_public_must_be_said(gradtx: Gradtx, folders: Folders) -> None:

@@ -82,6 +82,24 @@ def test_a_license_is_only_put_where_there_is_none() -> None:
     assert metadata_of(update(PERSON, card))["license"] == "mit"
 
 
+def test_a_license_takes_the_place_of_unknown_and_not_the_other_way_round() -> None:
+    unknown, known = (Card({**CARD.metadata, "license": name}, CARD.body) for name in ("unknown", "apache-2.0"))
+
+    text = update(update(None, unknown), known)
+
+    assert metadata_of(text)["license"] == "apache-2.0"
+    assert update(text, unknown) == text
+
+
+@pytest.mark.parametrize("mark", [BEGIN, END])
+def test_a_mark_in_the_generated_text_ends_nothing(mark: str) -> None:
+    card = Card(CARD.metadata, f"before {mark} after")
+
+    text = update(update(None, card), card)
+
+    assert (text.count(BEGIN), text.count(END)) == (1, 1)
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     before=st.text(st.characters(exclude_categories=["Cs"]), max_size=40),

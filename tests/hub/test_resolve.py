@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
-from huggingface_hub import constants
+from huggingface_hub import HfApi, constants
 
 from gradtx_hf.errors import ConfigurationError, MissingFileError
 from gradtx_hf.hub import pin_revision, resolve_folder
@@ -287,3 +287,32 @@ def test_what_cannot_be_pinned_is_refused_without_the_token(hub: HubServer) -> N
         pin_revision("org/known", revision="v9", repo_type="model")
     with pytest.raises(ConfigurationError, match="the token holds spaces"):
         pin_revision("org/known", revision=None, repo_type="model", token="hf a")
+
+
+def add_weights(hub: HubServer, repo_id: str) -> None:
+    """Make a repository with a large file, whose checksum clients are told."""
+    add_repository(hub, repo_id, {"config.json": b"{}"})
+    HfApi(token=TOKEN).upload_file(
+        path_or_fileobj=f"weights of {repo_id}".encode(), path_in_repo="model.safetensors", repo_id=repo_id
+    )
+
+
+def test_a_large_file_damaged_on_its_way_is_fetched_again(hub: HubServer, tmp_path: Path) -> None:
+    add_weights(hub, "org/damaged")
+    hub.faults.add("corrupt_download", method="GET", path="*/model.safetensors", times=1)
+
+    resolved = resolve_folder("org/damaged", token=TOKEN, cache_dir=tmp_path)
+
+    assert not list(hub.faults)  # it did happen
+    assert (resolved.path / "model.safetensors").read_bytes() == b"weights of org/damaged"
+
+
+def test_a_large_file_that_stays_damaged_is_refused_and_not_kept(hub: HubServer, tmp_path: Path) -> None:
+    add_weights(hub, "org/always-damaged")
+    hub.faults.add("corrupt_download", method="GET", path="*/model.safetensors")
+
+    with pytest.raises(MissingFileError, match=r"do not arrive as .* such as 'model\.safetensors'"):
+        resolve_folder("org/always-damaged", token=TOKEN, cache_dir=tmp_path)
+    hub.faults.clear()
+    resolved = resolve_folder("org/always-damaged", token=TOKEN, cache_dir=tmp_path)
+    assert (resolved.path / "model.safetensors").read_bytes() == b"weights of org/always-damaged"

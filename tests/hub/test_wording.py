@@ -6,6 +6,7 @@ import pytest
 
 from gradtx_hf.hub.markdown import code, markdown_table, plain, render_template
 from gradtx_hf.hub.wording import without_private, without_tokens
+from tests.hubs import ALICE
 
 
 @pytest.mark.parametrize(
@@ -18,7 +19,9 @@ from gradtx_hf.hub.wording import without_private, without_tokens
         ("gradtx train --config=/home/me/train.yaml --seed 1", "gradtx train --config=…/train.yaml --seed 1"),
         ("adapter '/tmp/x/client' lies off the map", "adapter '…/client' lies off the map"),
         ("https://me:secret@host/page", "https://host/page"),
+        ("\\\\server\\share\\client", "…/client"),
         ("token hf_abcdefghijkl", "token hf_…"),
+        (f"https://host/{ALICE}/page", "https://host/hf_…/page"),
     ],
 )
 def test_paths_tokens_and_passwords_are_left_out(text: str, public: str) -> None:
@@ -27,7 +30,11 @@ def test_paths_tokens_and_passwords_are_left_out(text: str, public: str) -> None
 
 
 @pytest.mark.parametrize(
-    "text", ["org/name", "build/store", "1/2", "https://host/page", "and/or", "gradtx_hf", "a / b"]
+    "text",
+    [
+        *("org/name", "org/hf_name", "build/store", "1/2", "https://host/page", "and/or", "gradtx_hf", "a / b"),
+        *(r".*\.(q_proj|v_proj)", r"^model\.layers\.\d+\.self_attn\.q_proj$", r"(?:.*\.)?q_proj"),  # target_modules
+    ],
 )
 def test_what_is_public_stays(text: str) -> None:
     assert without_private(text) == text

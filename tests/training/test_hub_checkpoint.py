@@ -13,7 +13,7 @@ from huggingface_hub import HfApi
 
 from gradtx_hf.errors import ConfigurationError, HubError, MissingFileError, OutputExistsError
 from gradtx_hf.finetuning.progress import StepBar
-from gradtx_hf.hub import retry
+from gradtx_hf.hub import Destination, retry
 from gradtx_hf.playground.hub_server import HubServer
 from gradtx_hf.training import TranslatorArguments, train
 from gradtx_hf.training.hub_checkpoint import HubCheckpoints, restore_checkpoints
@@ -163,7 +163,9 @@ def test_another_training_neither_goes_on_nor_writes_over_the_state(
     assert "checkpoint-2/model.safetensors" in files_on_branch(repo)
 
 
+@pytest.mark.parametrize("error", [HubError("no lasting connection."), OSError("no space left.")])
 def test_a_push_that_fails_is_told_and_training_goes_on(
+    error: OSError,
     store: Path,
     repo: str,
     hub: HubServer,
@@ -176,15 +178,43 @@ def test_a_push_that_fails_is_told_and_training_goes_on(
 
     def fail_once(self: HubCheckpoints, num_steps: int) -> None:
         if num_steps == 2:
-            raise HubError("no lasting connection.")
+            raise error
         push(self, num_steps)
 
     monkeypatch.setattr(HubCheckpoints, "push", fail_once)
 
     train(make_arguments(tmp_path / "translator", store, repo))
 
-    assert "the state of step 2 was not pushed, training goes on: no lasting connection." in caplog.text
+    assert f"the state of step 2 was not pushed, training goes on: {error}" in caplog.text
     assert "model.safetensors" in HfApi(token=ALICE).list_repo_files(repo)
+
+
+def test_the_branch_of_the_state_is_not_for_the_translator(store: Path, repo: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="hub_revision 'checkpoint', the branch that keeps"):
+        train(make_arguments(tmp_path / "translator", store, repo, hub_revision="checkpoint"))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("fault", ["never made", "answer lost"])
+def test_a_branch_that_is_gone_is_not_said_to_be_left(
+    fault: str,
+    repo: str,
+    hub: HubServer,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.setattr(retry.time, "sleep", lambda seconds: None)
+    add_repository(hub, repo, {})
+    if fault == "answer lost":
+        HfApi(token=ALICE).create_branch(repo, branch="checkpoint")
+        hub.faults.add("drop_response", method="DELETE", times=1)
+
+    HubCheckpoints(Destination(repo, revision="checkpoint", token=ALICE), tmp_path, ("",)).remove()
+
+    assert not list(hub.faults)
+    assert branches(repo) == ["main"]
+    assert "left behind" not in caplog.text
 
 
 def test_a_public_repository_is_refused_before_training(store: Path, repo: str, hub: HubServer, tmp_path: Path) -> None:

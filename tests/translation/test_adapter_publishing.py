@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, pipeline
 
 from gradtx_hf.errors import AdapterError, ConfigurationError, HubError, LayoutError
 from gradtx_hf.hub import Destination
+from gradtx_hf.hub.readme import END
 from gradtx_hf.lora import save_adapter
 from gradtx_hf.playground.hub_server import HubServer
 from gradtx_hf.translation import PeftTranslator, TranslatedAdapter, publish_adapter_folder
@@ -155,10 +156,28 @@ def test_what_a_client_states_of_its_privacy_is_passed_on(
     assert "ε = 2.5 at δ = 1e-05, accountant prv" in card_of(REPO)[1]
 
 
+def test_what_a_client_states_cannot_leave_its_place_in_the_card(
+    hub: HubServer, hub_pair: HubPair, clients: list[Path], tmp_path: Path
+) -> None:
+    accountant = f"prv\n\n{END}\n\n# Heading <img src=x>"
+    statement = json.dumps({"epsilon": 2.5, "delta": 1e-5, "accountant": accountant}).encode()
+    put_client_on_hub(hub, hub_pair, clients[0], tmp_path, **{"privacy.json": statement})
+    translated = hub_pair.translator.translate("org/client")
+
+    translated.push_to_hub(REPO)
+
+    body = card_of(REPO)[1]
+    assert body.count(END) == 1
+    assert "\n# Heading" not in body
+    assert " <img" not in body
+    assert not translated.push_to_hub(REPO).is_changed
+
+
 @pytest.mark.parametrize(
     "statement",
     [
         {"epsilon": -1, "delta": 0},
+        {"epsilon": 1, "delta": 0, "accountant": "x" * 301},
         {"epsilon": "2", "delta": 0},
         {"epsilon": 1, "delta": 2},
         {"epsilon": True, "delta": 0},

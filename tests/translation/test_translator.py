@@ -46,6 +46,15 @@ def test_the_folder_holds_what_was_saved_and_two_peft_adapters(pair: Pair, tmp_p
         PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), pair.translator / side)
 
 
+def test_a_translator_may_lie_in_a_subfolder(pair: Pair, clients: list[Path]) -> None:
+    inner = PeftTranslator.from_pretrained(pair.translator.parent, subfolder=pair.translator.name)
+    whole = PeftTranslator.from_pretrained(pair.translator)
+
+    tensors = [translator.translate(clients[0]).tensors for translator in (inner, whole)]
+
+    assert all(torch.equal(tensors[0][name], tensor) for name, tensor in tensors[1].items())
+
+
 def test_a_translation_is_target_init_and_the_generated_update(
     pair: Pair, translator: PeftTranslator, clients: list[Path]
 ) -> None:

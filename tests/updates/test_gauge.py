@@ -141,6 +141,23 @@ def test_a_higher_rank_becomes_the_best_approximation(rank: int, own_rank: int, 
     assert aligned.product_error == pytest.approx(math.sqrt(lost / whole), rel=1e-5)
 
 
+@settings(deadline=None, max_examples=20)
+@given(rank=st.integers(1, 4), more=st.integers(1, 4), seed=st.integers(0, 2**16))
+def test_a_higher_rank_that_began_with_the_rows_of_the_start_is_cut_to_them(rank: int, more: int, seed: int) -> None:
+    torch.manual_seed(seed)
+    start, other = make_start(rank), make_start(more)
+    began = {name: torch.cat([start[name], other[name]], dim=0 if name.endswith("A") else 1) for name in start}
+    state = drift(began)
+
+    aligned = align(state, start)
+
+    for name, tensor in aligned.state.items():
+        assert torch.equal(tensor, state[name][:rank] if name.endswith("A") else state[name][:, :rank])
+    assert aligned.is_identity
+    assert aligned.start_distance < 0.5
+    assert 0 < aligned.product_error < 1
+
+
 def test_a_higher_rank_than_the_output_is_wide_is_brought_down() -> None:
     widths = {"layers.0.k": (32, 3)}
     start, state = make_start(4, widths), drift(make_start(6, widths))

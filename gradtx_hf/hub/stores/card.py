@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
 from gradtx_hf.hub.cards import LIBRARY, ModelReference, installed_versions, is_public_name, versions_text
+from gradtx_hf.hub.destination import Destination
 from gradtx_hf.hub.markdown import code, markdown_table, plain, render_template
 from gradtx_hf.hub.readme import Card
 from gradtx_hf.updates.store import SIDES
@@ -18,12 +20,12 @@ NUM_LISTED_CORPORA = 40
 PACKAGES = ("gradtx-hf", "pyarrow", "torch")
 
 
-def store_card(description: Mapping[str, Any], *, repo_id: str, license_id: str | None) -> Card:
+def store_card(description: Mapping[str, Any], destination: Destination, *, license_id: str | None) -> Card:
     """Return the card of a complete store.
 
     Args:
         description: What ``describe_store`` says of it.
-        repo_id: The repository.
+        destination: The repository, and the branch.
         license_id: The license, as the Hub names licenses; None: not known.
     """
     sides = [side for side in SIDES if description[side]["runs"]]
@@ -38,15 +40,21 @@ def store_card(description: Mapping[str, Any], *, repo_id: str, license_id: str 
             for index, side in enumerate(sides)
         ],
     }
-    return Card(metadata, render_template("store", _values(description, repo_id=repo_id, license_id=license_id)))
+    return Card(metadata, render_template("store", _values(description, destination, license_id=license_id)))
 
 
-def _values(description: Mapping[str, Any], *, repo_id: str, license_id: str | None) -> dict[str, str]:
+def _values(description: Mapping[str, Any], destination: Destination, *, license_id: str | None) -> dict[str, str]:
     """Return what stands at the template's placeholders."""
+    repo_id, branch = destination.repo_id, destination.revision
+    revision = f", revision={json.dumps(branch)}" if branch else ""
     has_targets = description["target"]["runs"] > 0
-    lines = ["from datasets import load_dataset", "", f'source = load_dataset("{repo_id}", "source", split="train")']
+    lines = [
+        "from datasets import load_dataset",
+        "",
+        f'source = load_dataset("{repo_id}", "source"{revision}, split="train")',
+    ]
     if has_targets:
-        lines.append(f'target = load_dataset("{repo_id}", "target", split="train", streaming=True)')
+        lines.append(f'target = load_dataset("{repo_id}", "target"{revision}, split="train", streaming=True)')
     return {
         "title": plain(repo_id.rpartition("/")[2]),
         "num_shadow_sets": f"{description['shadow_sets']:,}",
@@ -54,7 +62,7 @@ def _values(description: Mapping[str, Any], *, repo_id: str, license_id: str | N
         "source_model": _model_name(description["source"]),
         "target_model": _model_name(description["target"]),
         "datasets_code": "\n".join(lines),
-        "pull_command": f"gradtx store pull {repo_id} --output-dir store\n"
+        "pull_command": f"gradtx store pull {repo_id}{f'@{branch}' if branch else ''} --output-dir store\n"
         "gradtx train --store store --output-dir translator",
         "layout": _layout_table(description),
         "corpora": _corpora(description["corpora"]),

@@ -114,7 +114,7 @@ def read_shards(path: Path, *, widths: Mapping[Side, int]) -> Iterator[tuple[str
                 content = header.encode()
                 tokens = rows.take(num_snapshots, width=widths[side])
                 yield name, b"".join([struct.pack("<Q", len(content)), content, tokens])
-    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (pa.ArrowException, OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise StoreError(
             f"'{path.name}' is damaged ({type(error).__name__}): it gives no shards. Pull again."
         ) from error

@@ -50,7 +50,7 @@ def push_store(folder: str | Path, destination: Destination, *, license_id: str 
     require_publishable(destination, kind=KIND)
     store.verify()
     _warn_of_local_data(store)
-    card = store_card(describe_store(store), repo_id=destination.repo_id, license_id=license_id)
+    card = store_card(describe_store(store), destination, license_id=license_id)
     parent = store.folder.absolute().parent
     with tempfile.TemporaryDirectory(prefix=f".{store.folder.name}-push-", dir=parent) as temporary:
         files = {name: store.folder / name for name in (PLAN_FILE, MANIFEST_FILE)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq  # type: ignore[import-untyped]  # it has no stubs
 import pytest
 import yaml
 from datasets import load_dataset
@@ -103,6 +104,17 @@ def test_the_card_says_what_is_known_and_what_is_not(
     assert f'load_dataset("{repo}", "source", split="train")' in body
     assert "$" not in body
     assert str(tmp_path) not in body
+
+
+def test_the_card_of_a_branch_says_how_to_load_the_branch(store: UpdateStore, repo: str, hub: HubServer) -> None:
+    push(store, repo, revision="second")
+
+    repository = hub.store.find("datasets", repo)
+    assert repository is not None
+    card = hub.store.blobs.read(repository.at("second").files["README.md"].sha256).decode()
+    assert f'load_dataset("{repo}", "source", revision="second", split="train")' in card
+    assert f'load_dataset("{repo}", "target", revision="second", split="train", streaming=True)' in card
+    assert f"gradtx store pull {repo}@second --output-dir store" in card
 
 
 def test_without_target_runs_there_is_no_target_config(repo: str, hub: HubServer, tmp_path: Path) -> None:
@@ -250,6 +262,16 @@ def test_a_damaged_parquet_file_is_one_clear_line(cut: int, store: UpdateStore, 
     run_file = parquet.plan_run_files(store)[0]
     parquet.write_run_file(store, run_file, tmp_path / "x.parquet")
     (tmp_path / "x.parquet").write_bytes((tmp_path / "x.parquet").read_bytes()[:cut])
+
+    with pytest.raises(StoreError, match=r"'x\.parquet' is damaged"):
+        list(parquet.read_shards(tmp_path / "x.parquet", widths={"source": 12, "target": 20}))
+
+
+def test_a_parquet_file_with_fewer_rows_than_it_says_is_one_clear_line(store: UpdateStore, tmp_path: Path) -> None:
+    run_file = parquet.plan_run_files(store)[0]
+    parquet.write_run_file(store, run_file, tmp_path / "x.parquet")
+    table = pq.read_table(tmp_path / "x.parquet")
+    pq.write_table(table.slice(0, 3), tmp_path / "x.parquet")  # the first run alone, with the metadata of all
 
     with pytest.raises(StoreError, match=r"'x\.parquet' is damaged"):
         list(parquet.read_shards(tmp_path / "x.parquet", widths={"source": 12, "target": 20}))
