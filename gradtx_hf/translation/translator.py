@@ -80,7 +80,7 @@ class PeftTranslator:
             check_input_distance(self.input_distance.layout, self.source_init, name=self.name)
 
     @classmethod
-    def from_pretrained(
+    def from_pretrained(  # noqa: PLR0913 - the keywords of every from_pretrained
         cls,
         repo_or_path: str | Path,
         *,
