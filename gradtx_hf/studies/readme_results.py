@@ -26,6 +26,7 @@ from gradtx_hf.output import write_json, write_text
 
 
 RESULTS_FOLDER = Path("examples") / "results"
+CELLS_FOLDER = RESULTS_FOLDER / "cells"
 SECTION = re.compile(r"(<!-- results: ([\w ]+) -->\n).*?(<!-- end results -->)", re.DOTALL)
 CELLS_SECTION = re.compile(r"(<!-- cells: ([\w ]+) -->\n).*?(<!-- end cells -->)", re.DOTALL)
 GROUPS = ("seen", "unseen")
@@ -64,8 +65,9 @@ def keep_cells(folder: Path, *, root: Path) -> Path:
     """
     report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
     study = report["config"]["study"]
-    path = root / RESULTS_FOLDER / f"{study['name']}.json"
+    path = root / CELLS_FOLDER / f"{study['name']}.json"
     cells = [_kept_cell(cell) for cell in report["cells"]]
+    path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, {"study": study, "cells": cells, "seconds": report["seconds"], "versions": report["versions"]})
     return path
 
@@ -79,7 +81,7 @@ def render_results(readme: str, *, root: Path) -> str:
         return f"{match[1]}{body}\n{match[3]}"
 
     def cells(match: re.Match[str]) -> str:
-        paths = [root / RESULTS_FOLDER / f"{name}.json" for name in match[2].split()]
+        paths = [root / CELLS_FOLDER / f"{name}.json" for name in match[2].split()]
         body = _cells_of_studies([json.loads(path.read_text(encoding="utf-8")) for path in paths])
         return f"{match[1]}{body}\n{match[3]}"
 
