@@ -22,7 +22,7 @@ SIZE_ONLY = ("scaled", "random", "large random")
 
 @pytest.fixture(scope="module")
 def federation() -> Federation:
-    return Federation.of(seen_rule(70))
+    return Federation.of(seen_rule(5))
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def gain(federation: Federation, attack: str | None, rule: Aggregation) -> float
 def test_robust_rules_keep_the_gain_that_the_mean_loses(federation: Federation, clean: float, attack: str) -> None:
     scores = {rule: gain(federation, attack, rule) for rule in ("mean", *ROBUST)}  # type: ignore[arg-type]
 
-    assert scores["mean"] <= 0.5 * clean
+    assert scores["mean"] < KEPT * clean
     assert all(scores[rule] >= KEPT * clean for rule in ROBUST), scores
 
 
