@@ -12,11 +12,11 @@ from gradtx_hf.evaluation.methods import METHODS
 from gradtx_hf.finetuning import FineTuningRecipe, Sample
 
 
-MetricName = Literal["exact_match", "bits_per_character"]
+MetricName = Literal["exact_match", "task_score", "bits_per_character"]
 RIVAL_NAME = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
 RESERVED_NAMES = (*METHODS, "source")
 """What a rival cannot be called: methods, and the folders of a client's own adapters."""
-HIGHER_IS_BETTER: dict[str, bool] = {"exact_match": True, "bits_per_character": False}
+HIGHER_IS_BETTER: dict[str, bool] = {"exact_match": True, "task_score": True, "bits_per_character": False}
 
 
 @dataclass(frozen=True)
@@ -85,8 +85,10 @@ class EvaluationArguments:
         metadata={"help": "clients: a list of task, train, test, seen, seed; train and test are data sources"}
     )
     """Clients, as values of ``ClientData.from_dict``."""
-    metric: MetricName = field(default="exact_match", metadata={"help": "exact_match or bits_per_character"})
-    """exact_match of greedy completions, in [0, 1], or bits_per_character of texts."""
+    metric: MetricName = field(
+        default="exact_match", metadata={"help": "exact_match, task_score or bits_per_character"}
+    )
+    """exact_match or task_score of greedy completions, in [0, 1], or bits_per_character of texts."""
     source_recipe: dict[str, Any] | None = field(
         default=None, metadata={"help": "recipe of the clients' fine-tuning; by default that of the shadow sets"}
     )

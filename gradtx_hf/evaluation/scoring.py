@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from statistics import fmean
 
 from datasets import Dataset
 from peft import PeftModel
@@ -15,10 +16,15 @@ from gradtx_hf.evaluation.arguments import MetricName
 from gradtx_hf.evaluation.metrics import exact_match
 from gradtx_hf.finetuning import bits_per_character, generate_completions, load_language_model, reset_adapter
 from gradtx_hf.finetuning.generate import completion_nats
+from gradtx_hf.finetuning.task_data import score_completions
 from gradtx_hf.lora import load_adapter
 
 
-NEEDED_COLUMNS = {"exact_match": ("prompt", "completion"), "bits_per_character": ("text",)}
+NEEDED_COLUMNS = {
+    "exact_match": ("prompt", "completion"),
+    "task_score": ("prompt", "completion", "references", "task"),
+    "bits_per_character": ("text",),
+}
 
 
 def check_columns(examples: Dataset, metric: MetricName, *, task: str) -> None:
@@ -41,6 +47,7 @@ class ScoringSettings:
 
     Attributes:
         metric: ``exact_match``: share of greedy completions that equal the reference, in [0, 1].
+            ``task_score``: mean score of greedy completions, each by its task (see ``gradtx_hf.tasks``), in [0, 1].
             ``bits_per_character``: see ``gradtx_hf.finetuning.bits_per_character``.
         max_new_tokens: Most tokens of a completion.
         max_length: Most tokens of a text, or of a prompt with its reference completion.
@@ -59,7 +66,8 @@ class Scored:
 
     Attributes:
         score: In the metric's unit.
-        nats_per_token: Beside exact match: see ``gradtx_hf.finetuning.generate.completion_nats``; None for texts.
+        nats_per_token: Beside a score of completions: see ``gradtx_hf.finetuning.generate.completion_nats``; None for
+            texts.
     """
 
     score: float
@@ -101,8 +109,8 @@ def score(
     *,
     settings: ScoringSettings,
 ) -> Scored:
-    """Score one model with its adapter; by exact match also in nats per token of the reference completions."""
-    if settings.metric == "exact_match":
+    """Score one model with its adapter; where it completes, also in nats per token of the reference completions."""
+    if settings.metric != "bits_per_character":
         completions = generate_completions(
             model,
             tokenizer,
@@ -118,7 +126,9 @@ def score(
             max_length=settings.max_length,
             batch_size=settings.batch_size,
         )
-        return Scored(exact_match(completions, examples["completion"]), nats)
+        if settings.metric == "exact_match":
+            return Scored(exact_match(completions, examples["completion"]), nats)
+        return Scored(fmean(score_completions(completions, examples)), nats)
     bits = bits_per_character(
         model, tokenizer, examples["text"], max_length=settings.max_length, batch_size=settings.batch_size
     )

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import datasets
-from datasets import Dataset, Value, load_dataset
+from datasets import Dataset, List, ReadInstruction, Value, load_dataset
 from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
 from gradtx_hf.errors import ConfigurationError, DataError, MissingFileError
+from gradtx_hf.finetuning.task_data import task_examples
+from gradtx_hf.tasks import Task, get_task
+from gradtx_hf.tasks.records import read_records
 
 
 BUILDERS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet", ".txt": "text"}
@@ -25,9 +28,9 @@ BUILDERS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parqu
 class DataSource:
     """Where examples come from and which columns hold them.
 
-    Give ``prompt_column`` and ``completion_column``, or ``messages_column``, or ``text_column``; with none of them,
-    the first of these that the data has under their plain names. A column may be a dotted path into nested values,
-    such as ``question.stem``.
+    Give ``task``, or ``prompt_column`` and ``completion_column``, or ``messages_column``, or ``text_column``; with none
+    of them, the first of these columns that the data has under their plain names. A column may be a dotted path into
+    nested values, such as ``question.stem``.
 
     Attributes:
         path: A .jsonl, .json, .csv, .parquet or .txt file, a local folder, or the id of a data set of the Hub.
@@ -41,6 +44,8 @@ class DataSource:
         chunk_characters: Cut every text into pieces of at most so many characters, at the ends of lines where it can
             be; a .txt file is cut as one text. Source and target then see the same pieces whatever their tokenizers.
             None: a text as it is; a .txt file is one text per line, blank lines left out.
+        task: Name of a task (``gradtx_hf.tasks``), which makes prompts and completions of the rows and scores
+            answers. In a configuration, ``path`` and ``name`` are then by default those of its data set on the Hub.
     """
 
     path: str
@@ -52,12 +57,14 @@ class DataSource:
     completion_column: str | None = None
     messages_column: str | None = None
     chunk_characters: int | None = None
+    task: str | None = None
 
     def __post_init__(self) -> None:
         """Check that the columns fit together.
 
         Raises:
-            ConfigurationError: If columns of two kinds are named, or half of a pair, or a size is not positive.
+            ConfigurationError: If columns of two kinds are named, or half of a pair, or a task and a column or a
+                size, or an unknown task, or a size is not positive.
         """
         if (self.prompt_column is None) != (self.completion_column is None):
             lacking = "completion_column" if self.completion_column is None else "prompt_column"
@@ -65,6 +72,13 @@ class DataSource:
         named = [name for name in ("prompt_column", "messages_column", "text_column") if getattr(self, name)]
         if len(named) > 1:
             raise ConfigurationError(f"data '{self.path}' names both {named[0]} and {named[1]}. Name one of them.")
+        if self.task is not None:
+            get_task(self.task)
+            if named or self.chunk_characters is not None:
+                raise ConfigurationError(
+                    f"data '{self.path}' names the task {self.task} and {named[0] if named else 'chunk_characters'}. "
+                    "The task makes the prompts and completions: leave the other out."
+                )
         if self.chunk_characters is not None and self.chunk_characters < 1:
             raise ConfigurationError(f"got chunk_characters={self.chunk_characters}, expected at least 1.")
 
@@ -81,6 +95,9 @@ class DataSource:
             raise ConfigurationError(
                 f"got unknown data key '{unknown[0]}', expected any of {', '.join(sorted(known))}."
             )
+        if values.get("task") and not values.get("path"):
+            task = get_task(values["task"])
+            values = {"name": task.config, **values, "path": task.data_set}
         if not values.get("path"):
             raise ConfigurationError("a data source lacks 'path'. Give a file, a folder, or the id of a data set.")
         if str(values.get("chunk_characters")).isdecimal():
@@ -113,12 +130,15 @@ def load_examples(source: DataSource) -> Dataset:
         source: Where the examples come from.
 
     Returns:
-        Columns ``prompt`` and ``completion``, or ``messages``, or ``text``.
+        Columns ``prompt`` and ``completion``, or ``messages``, or ``text``. Prompts and completions may be chats, as
+        those of a task are; a task adds its ``references`` and its name as ``task``.
 
     Raises:
         MissingFileError: If the file, folder or data set is not there.
         DataError: If it cannot be read, is empty, lacks a column, or has rows without a value.
     """
+    if source.task is not None:
+        return _load_task(source, get_task(source.task))
     rows = _load_rows(source)
     if len(rows) == 0:
         raise DataError(f"data '{source.path}' has no rows in split '{source.split}'. Give data with at least one.")
@@ -183,6 +203,19 @@ def _load_rows(source: DataSource) -> Dataset:
         return load_dataset(BUILDERS[local.suffix], data_files=str(local), **options)
 
 
+def _load_task(source: DataSource, task: Task) -> Dataset:
+    """Load raw rows, of the Hub's schema or of an original file, as a task's examples."""
+    local = source.local_path
+    if local is None or local.is_dir():
+        rows: Iterable[Mapping[str, Any]] = _load_rows(source)
+    else:
+        records = read_records(local)
+        with _readable(source):
+            parts = ReadInstruction.from_spec(source.split).to_absolute({"train": len(records)})
+        rows = [record for part in parts for record in records[part.from_ : part.to]]
+    return task_examples(task, rows, label=f"data '{source.path}' in split '{source.split}'")
+
+
 @contextmanager
 def _uncounted() -> Iterator[None]:
     """Keep ``datasets`` from telling the Hub of every local file that it opens: what is private makes no request."""
@@ -242,7 +275,7 @@ def _check_column(examples: Dataset, name: str, label: str) -> Dataset:
     if num_empty:
         raise DataError(f"{label} has no value in {num_empty} of {len(examples)} rows. Remove these rows.")
     feature = examples.features[name]
-    if name == "messages":
+    if name == "messages" or (name in ("prompt", "completion") and isinstance(feature, List)):
         first = examples[0][name]
         if not isinstance(first, list) or not all(isinstance(m, dict) and {"role", "content"} <= set(m) for m in first):
             raise DataError(f"{label} holds no chats, expected lists of messages with role and content.")

@@ -18,6 +18,9 @@ from gradtx_hf.errors import DataError
 
 IGNORED = -100
 """The label of a token without loss, as torch's cross entropy expects it."""
+Chat = list[dict[str, Any]]
+"""Messages of a role and content each."""
+Prompt = str | Chat
 FEATURES = Features({"input_ids": List(Value("int32")), "labels": List(Value("int32"))})
 ROWS_AT_ONCE = 1000
 
@@ -26,7 +29,8 @@ def tokenize_examples(examples: Dataset, tokenizer: PreTrainedTokenizerBase, *, 
     """Turn examples into token ids and labels, row for row.
 
     Completions and texts end with one EOS token; a chat ends as its template has it. An example that is too long
-    loses the beginning of its prompt, and then its end; a text or a chat loses its end.
+    loses the beginning of its prompt, and then its end; a text or a chat loses its end. A prompt and a completion that
+    are chats go through the tokenizer's chat template; without one, their contents are joined, a line each.
 
     Args:
         examples: Columns ``prompt`` and ``completion``, or ``text``, or ``messages``, as ``load_examples`` makes them.
@@ -62,9 +66,17 @@ def tokenize_examples(examples: Dataset, tokenizer: PreTrainedTokenizerBase, *, 
     return concatenate_datasets(parts)
 
 
-def encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -> list[list[int]]:
-    """Return each prompt's token ids, with the BOS token if the tokenizer adds one and never with an EOS token."""
-    encoded = tokenizer(list(prompts), return_attention_mask=False, return_token_type_ids=False)["input_ids"]
+def encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt]) -> list[list[int]]:
+    """Return each prompt's token ids, with the BOS token if the tokenizer adds one and never with an EOS token.
+
+    A prompt that is a chat ends where the template has the assistant's turn begin; without a template it is the
+    contents of its messages, each with its line's end.
+    """
+    chats = [prompt for prompt in prompts if not isinstance(prompt, str)]
+    if chats and tokenizer.chat_template:
+        return [_apply_template(tokenizer, chat, add_generation_prompt=True) for chat in chats]
+    texts = [prompt if isinstance(prompt, str) else _plain_prompt(prompt) for prompt in prompts]
+    encoded = tokenizer(texts, return_attention_mask=False, return_token_type_ids=False)["input_ids"]
     eos = tokenizer.eos_token_id
     return [_without_eos(ids, eos) for ids in encoded]
 
@@ -72,19 +84,44 @@ def encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -
 def _encode_completions(
     batch: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, max_length: int
 ) -> list[dict[str, list[int]]]:
+    prompts, completions = batch["prompt"], batch["completion"]
+    if not isinstance(prompts[0], str):
+        if tokenizer.chat_template:
+            return [_encode_answer(p, c, tokenizer, max_length) for p, c in zip(prompts, completions, strict=True)]
+        prompts = [_plain_prompt(chat) for chat in prompts]
+        completions = ["\n".join(message["content"] for message in chat) for chat in completions]
     eos = _eos(tokenizer)
-    prompts = encode_prompts(tokenizer, batch["prompt"])
-    wholes = encode_prompts(tokenizer, [p + c for p, c in zip(batch["prompt"], batch["completion"], strict=True)])
+    encoded = encode_prompts(tokenizer, prompts)
+    wholes = encode_prompts(tokenizer, [p + c for p, c in zip(prompts, completions, strict=True)])
     rows = []
-    for i, (prompt, whole) in enumerate(zip(prompts, wholes, strict=True)):
+    for text, prompt, whole in zip(completions, encoded, wholes, strict=True):
         completion = whole[len(prompt) :]
         if whole[: len(prompt)] != prompt:
             # A token spans the border. A prompt alone, as it is met in generation, never ends within a token.
-            completion = tokenizer(batch["completion"][i], add_special_tokens=False)["input_ids"]
-        completion = [*_without_eos(completion, eos), eos][:max_length]
-        prompt = prompt[max(0, len(prompt) + len(completion) - max_length) :]
-        rows.append(_row(prompt + completion, [IGNORED] * len(prompt) + completion))
+            completion = tokenizer(text, add_special_tokens=False)["input_ids"]
+        rows.append(_answer_row(prompt, [*_without_eos(completion, eos), eos], max_length))
     return rows
+
+
+def _encode_answer(
+    prompt: Chat, completion: Chat, tokenizer: PreTrainedTokenizerBase, max_length: int
+) -> dict[str, list[int]]:
+    """Encode a chat's last turns, which are learned, after those that ask for them."""
+    before = _apply_template(tokenizer, prompt, add_generation_prompt=True)
+    whole = _apply_template(tokenizer, [*prompt, *completion])
+    shared = _shared_length(before, whole)
+    return _answer_row(whole[:shared], whole[shared:], max_length)
+
+
+def _answer_row(prompt: list[int], completion: list[int], max_length: int) -> dict[str, list[int]]:
+    """Return a row of which only the completion is learned, cut to so many tokens."""
+    completion = completion[:max_length]
+    prompt = prompt[max(0, len(prompt) + len(completion) - max_length) :]
+    return _row(prompt + completion, [IGNORED] * len(prompt) + completion)
+
+
+def _plain_prompt(chat: Chat) -> str:
+    return "".join(f"{message['content']}\n" for message in chat)
 
 
 def _encode_texts(
@@ -106,9 +143,7 @@ def _encode_chats(
     return [_encode_chat(messages, tokenizer, max_length) for messages in batch["messages"]]
 
 
-def _encode_chat(
-    messages: list[dict[str, Any]], tokenizer: PreTrainedTokenizerBase, max_length: int
-) -> dict[str, list[int]]:
+def _encode_chat(messages: Chat, tokenizer: PreTrainedTokenizerBase, max_length: int) -> dict[str, list[int]]:
     ids = _apply_template(tokenizer, messages)
     labels = [IGNORED] * len(ids)
     for i, message in enumerate(messages):
@@ -121,7 +156,7 @@ def _encode_chat(
 
 
 def _apply_template(
-    tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, Any]], *, add_generation_prompt: bool = False
+    tokenizer: PreTrainedTokenizerBase, messages: Chat, *, add_generation_prompt: bool = False
 ) -> list[int]:
     if not messages:
         return []

@@ -17,14 +17,14 @@ from torch.nn.functional import cross_entropy
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from gradtx_hf.errors import DataError
-from gradtx_hf.finetuning.encoding import IGNORED, encode_prompts, tokenize_examples
+from gradtx_hf.finetuning.encoding import IGNORED, Prompt, encode_prompts, tokenize_examples
 
 
 @torch.no_grad()
 def generate_completions(
     model: PreTrainedModel | PeftModel,
     tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[str],
+    prompts: Sequence[Prompt],
     *,
     max_new_tokens: int,
     batch_size: int = 64,
@@ -34,7 +34,7 @@ def generate_completions(
     Args:
         model: A causal language model, with or without adapter; put into evaluation mode.
         tokenizer: The model's tokenizer; it is left as it is.
-        prompts: The prompts.
+        prompts: The prompts: texts, or chats.
         max_new_tokens: Most tokens of a completion; it ends earlier at the tokenizer's EOS token.
         batch_size: Prompts at once.
 
@@ -69,8 +69,8 @@ def generate_completions(
 def completion_nats(
     model: PreTrainedModel | PeftModel,
     tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[str],
-    completions: Sequence[str],
+    prompts: Sequence[Prompt],
+    completions: Sequence[Prompt],
     *,
     max_length: int,
     batch_size: int,
@@ -80,7 +80,7 @@ def completion_nats(
     Args:
         model: A causal language model, with or without adapter; put into evaluation mode.
         tokenizer: The model's tokenizer.
-        prompts: The prompts.
+        prompts: The prompts: texts, or chats.
         completions: The completion wanted of each prompt.
         max_length: Most tokens of a prompt with its completion; longer ones are cut as ``tokenize_examples`` does.
         batch_size: Completions at once.

@@ -105,9 +105,9 @@ def test_the_papers_recipe_runs_at_toy_size(tmp_path: Path, monkeypatch: pytest.
     source = tiny_qwen(tmp_path / "source", hidden_size=16, num_layers=2)
     target = tiny_qwen(tmp_path / "target", hidden_size=32, num_layers=3)
     lines = make_lines(list(split_rules("small", seed=0).seen), 40, seed=0)
-    rows = [{"question": line["prompt"], "answer": line["completion"]} for line in lines]
+    rows = [{"question": line["prompt"], "answer": f"It is {line['completion']}.\n#### 7"} for line in lines]
     data = write_rows(tmp_path / "gsm8k.jsonl", rows)
-    columns = f"path: {data}, prompt_column: question, completion_column: answer"
+    columns = f"path: {data}, task: gsm8k"
     private, held_out = f"split: 'train[50%:90%]', {columns}", f"split: 'train[90%:]', {columns}"
     run = tmp_path / "run"
     monkeypatch.setenv("OUT", str(run))
