@@ -14,8 +14,8 @@ DESCRIPTION = """Gain recovered: the share of what fine-tuning on the private da
 
 gain recovered = (translated - target_untouched) / (ceiling - target_untouched)
 
-0: no better than the untouched target; 1: the ceiling. Outside [0, 1] where the scores are. Null, with the reason, where the
-ceiling is not better than the untouched target: a share of a gap that is not there is no number."""
+0: no better than the untouched target; 1: the ceiling. Outside [0, 1] where the scores are. Null, with the
+reason, where the ceiling is not better than the untouched target: a share of no gap is no number."""
 
 INPUTS = """
 Args:

@@ -25,7 +25,7 @@ demo = gr.Interface(
         gr.Number(0.7, label="translated"),
         gr.Number(0.5, label="source_client"),
         gr.Number(0.9, label="ceiling"),
-        gr.Checkbox(True, label="higher is better"),
+        gr.Checkbox(value=True, label="higher is better"),
     ],
     outputs=gr.Textbox(label="PGR"),
     title="PGR",

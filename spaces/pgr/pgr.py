@@ -14,8 +14,8 @@ DESCRIPTION = """Performance gap recovered: the share of the gap from small mode
 
 PGR = (translated - source_client) / (ceiling - source_client)
 
-0: no better than the source client; 1: the ceiling. Outside [0, 1] where the scores are. Null, with the reason, where the
-ceiling is not better than the source client: a share of a gap that is not there is no number."""
+0: no better than the source client; 1: the ceiling. Outside [0, 1] where the scores are. Null, with the
+reason, where the ceiling is not better than the source client: a share of no gap is no number."""
 
 INPUTS = """
 Args:
