@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
 from gradtx_hf.errors import ConfigurationError
 from gradtx_hf.evaluation.methods import METHODS
-from gradtx_hf.finetuning import FineTuningRecipe, Sample
+from gradtx_hf.finetuning import FineTuningRecipe, PrivacySettings, Sample
+from gradtx_hf.translation.aggregation import Aggregation, AggregationSettings
 
 
 MetricName = Literal["exact_match", "task_score", "bits_per_character"]
@@ -23,12 +24,16 @@ HIGHER_IS_BETTER: dict[str, bool] = {"exact_match": True, "task_score": True, "b
 class ClientData:
     """One client: private data to fine-tune on, and held-out data of the same kind to be scored on.
 
+    Or several whose adapters become one before translation: each fine-tunes on its own data, the ceiling on the data of
+    all, and every score is the mean over what each member's own held-out data give (paper, studies of many clients).
+
     Attributes:
         task: The task's name in the report.
-        train: The private training data; several sources make a mixture.
-        test: The held-out data.
+        train: The private training data; several sources make a mixture; of several clients those of all.
+        test: The held-out data; of several clients those of all.
         seen: Whether the task occurred in the shadow sets; None where the question makes no sense.
         seed: Seed of the drawing, of the client's fine-tuning and of its ceiling's.
+        members: The clients, if they are several; their seeds count up from this one.
     """
 
     task: str
@@ -36,19 +41,27 @@ class ClientData:
     test: tuple[Sample, ...]
     seen: bool | None = None
     seed: int = 0
+    members: tuple[ClientData, ...] = ()
+
+    @property
+    def each(self) -> tuple[ClientData, ...]:
+        """The members, or the client itself."""
+        return self.members or (self,)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ClientData:
         """Build a client from configuration values.
 
         ``train`` and ``test`` are each one data source, or a list of them; besides the keys of a data source, each
-        takes ``num_samples``.
+        takes ``num_samples``. In place of both, ``members`` is a list of the keys ``train`` and ``test``.
 
         Raises:
-            ConfigurationError: If a key is unknown or missing.
+            ConfigurationError: If a key is unknown or missing, or the data of members are drawn at random.
         """
         if not isinstance(values, Mapping):
             raise ConfigurationError(f"got client {values!r}, expected the keys task, train and test.")
+        if values.get("members"):
+            return cls._of_members(values)
         known = [f.name for f in fields(cls)]
         unknown = sorted(set(values) - set(known))
         if unknown:
@@ -69,6 +82,29 @@ class ClientData:
             seen=seen,
             seed=seed,
         )
+
+    @classmethod
+    def _of_members(cls, values: Mapping[str, Any]) -> ClientData:
+        both = [name for name in ("train", "test") if values.get(name)]
+        if both or not isinstance(values["members"], Sequence) or isinstance(values["members"], str):
+            raise ConfigurationError(
+                f"got {'members and ' + both[0] if both else 'members that are no list'} in client "
+                f"'{values.get('task')}', expected a list of members, each with train and test."
+            )
+        shared = {name: value for name, value in values.items() if name != "members"}
+        first = values.get("seed", 0) if isinstance(values.get("seed", 0), int) else 0
+        members = tuple(
+            cls.from_dict({**shared, **member, "seed": first + i} if isinstance(member, Mapping) else member)
+            for i, member in enumerate(values["members"])
+        )
+        train = tuple(sample for member in members for sample in member.train)
+        if any(sample.num_samples is not None for sample in train):
+            raise ConfigurationError(
+                f"got num_samples in the training data of a member of client '{values['task']}', expected a slice such "
+                "as split: train[:10%]: the ceiling is to have the very rows of all members."
+            )
+        test = tuple(sample for member in members for sample in member.test)
+        return replace(members[0], train=train, test=test, members=members)
 
 
 @dataclass
@@ -101,6 +137,15 @@ class EvaluationArguments:
         default=None, metadata={"help": "recipe of the public fine-tune; by default that of the shadow sets"}
     )
     """Recipe values of the public fine-tune; None: as the store's target runs, whatever the ceilings' recipe."""
+    client_privacy: dict[str, Any] | None = field(
+        default=None,
+        metadata={"help": "privacy of the clients' runs, as in gradtx client; null: not private"},
+    )
+    """``PrivacySettings`` of the clients' fine-tuning; None: not private. Ceilings are never private."""
+    aggregation: Aggregation = field(
+        default="mean", metadata={"help": "how the adapters of a client's members become one"}
+    )
+    """How the adapters of a client of several members become one, before translation."""
     max_new_tokens: int = field(default=64, metadata={"help": "most tokens of a completion"})
     """Most new tokens per completion, for exact_match."""
     max_length: int = field(
@@ -137,6 +182,9 @@ class EvaluationArguments:
             if getattr(self, name) < 1:
                 raise ConfigurationError(f"got {name}={getattr(self, name)}, expected at least 1.")
         self.client_data()
+        AggregationSettings.of(self.aggregation)
+        if self.client_privacy is not None:
+            PrivacySettings.from_dict(self.client_privacy)
         self._check_rivals()
         for name in ("source_recipe", "target_recipe", "public_recipe"):
             if getattr(self, name) is not None:

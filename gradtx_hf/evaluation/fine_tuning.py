@@ -8,16 +8,21 @@ from pathlib import Path
 
 from gradtx_hf.client import fine_tune_client
 from gradtx_hf.evaluation.arguments import ClientData, EvaluationArguments
-from gradtx_hf.evaluation.reuse import PUBLIC_ADAPTER
-from gradtx_hf.finetuning import FineTuningRecipe, Sample, load_samples
+from gradtx_hf.evaluation.methods import CEILING
+from gradtx_hf.evaluation.reuse import PUBLIC_ADAPTER, source_names
+from gradtx_hf.finetuning import FineTuningRecipe, PrivacySettings, Sample, load_samples
 from gradtx_hf.finetuning.pool import one_thread
 from gradtx_hf.finetuning.public_data import pooled_public_examples
 from gradtx_hf.updates.store import UpdateStore
 
 
+LEDGERS = "ledgers"
+"""Folder beside adapters, with a ledger for each of them that is private."""
+
+
 @dataclass(frozen=True)
 class FineTuningJob:
-    """One adapter to fine-tune: where it starts, on what, how, and where it goes."""
+    """One adapter to fine-tune: where it starts, on what, how, where it goes, and how private."""
 
     init: str
     samples: tuple[Sample, ...] | None
@@ -25,6 +30,7 @@ class FineTuningJob:
     recipe: FineTuningRecipe
     seed: int
     output_dir: str
+    privacy: PrivacySettings | None = None
 
 
 def recipes_of(arguments: EvaluationArguments, store: UpdateStore) -> dict[str, FineTuningRecipe]:
@@ -45,6 +51,7 @@ def fine_tuning_jobs(
     inits: Mapping[str, str],
     folder: Path,
     homes: Sequence[Path],
+    privacy: PrivacySettings | None = None,
 ) -> list[FineTuningJob]:
     """Return a job per adapter of an evaluation, also for those that are there already.
 
@@ -55,15 +62,19 @@ def fine_tuning_jobs(
         inits: Folders of the initial adapters of ``source`` and ``target``.
         folder: The evaluation's folder.
         homes: Each client's folder.
+        privacy: How private the clients' own runs are.
     """
 
     def job(side: str, samples: tuple[Sample, ...] | None, recipe: str, seed: int, to: Path) -> FineTuningJob:
-        return FineTuningJob(inits[side], samples, store, recipes[recipe], seed, str(to))
+        return FineTuningJob(
+            inits[side], samples, store, recipes[recipe], seed, str(to), privacy if side == "source" else None
+        )
 
     jobs = [job("target", None, "public", 0, folder / PUBLIC_ADAPTER)]
     for client, home in zip(clients, homes, strict=True):
-        jobs.append(job("target", client.train, "target", client.seed, home / "ceiling"))
-        jobs.append(job("source", client.train, "source", client.seed, home / "source"))
+        jobs.append(job("target", client.train, "target", client.seed, home / CEILING))
+        for member, name in zip(client.each, source_names(len(client.each)), strict=True):
+            jobs.append(job("source", member.train, "source", member.seed, home / name))
     return jobs
 
 
@@ -75,4 +86,13 @@ def perform_fine_tuning(job: FineTuningJob) -> None:
             if job.samples is None
             else load_samples(job.samples, seed=job.seed)
         )
-        fine_tune_client(job.init, examples, recipe=job.recipe, output_dir=job.output_dir, seed=job.seed)
+        folder = Path(job.output_dir)
+        fine_tune_client(
+            job.init,
+            examples,
+            recipe=job.recipe,
+            output_dir=folder,
+            seed=job.seed,
+            privacy=job.privacy,
+            work_dir=folder.parent / LEDGERS / folder.name,  # every run of an evaluation is a client of its own
+        )

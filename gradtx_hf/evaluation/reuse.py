@@ -16,6 +16,7 @@ from typing import Any
 
 from gradtx_hf.errors import ConfigurationError, DataError, MissingFileError
 from gradtx_hf.evaluation.arguments import ClientData
+from gradtx_hf.evaluation.methods import CEILING
 from gradtx_hf.finetuning import FineTuningRecipe
 from gradtx_hf.lora import Adapter
 from gradtx_hf.output import new_folder
@@ -23,9 +24,14 @@ from gradtx_hf.translation import PeftTranslator
 from gradtx_hf.updates.store import SIDES, UpdateStore
 
 
-CLIENT_ADAPTERS = ("source", "ceiling")
-"""A client's fine-tuned adapters, by the names of their folders."""
 PUBLIC_ADAPTER = "public_finetune"
+SOURCE = "source"
+"""Folder of a client's own adapter; of several members, of what their adapters became."""
+
+
+def source_names(num_members: int) -> list[str]:
+    """Return the names of the folders of a client's own adapters: one, or one for each of several members."""
+    return [SOURCE] if num_members == 1 else [f"member_{i}" for i in range(num_members)]
 
 
 def fine_tuning_inputs(
@@ -36,6 +42,7 @@ def fine_tuning_inputs(
     recipes: Mapping[str, FineTuningRecipe],
     train_digests: Sequence[str],
     folders: Sequence[str],
+    privacy: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Return all that determines an evaluation's fine-tuned adapters, as JSON values.
 
@@ -46,6 +53,7 @@ def fine_tuning_inputs(
         recipes: How ``source``, ``target`` and ``public`` adapters are fine-tuned.
         train_digests: The SHA-256 of each client's training rows.
         folders: Each client's folder, as seen from the evaluation's.
+        privacy: ``PrivacySettings`` of the clients' runs, if they are private.
     """
     return {
         **{f"{side} model": store.plan[side].get("model_sha256") for side in SIDES},
@@ -53,8 +61,15 @@ def fine_tuning_inputs(
         "target_init": sha256_of_adapter(translator.target_init),
         "public data": _sha256_of_public_data(store),
         "recipes": {name: recipe.to_dict() for name, recipe in recipes.items()},
+        "client_privacy": None if privacy is None else dict(privacy),
         "clients": [
-            {"task": client.task, "seed": client.seed, "train_sha256": digest, "folder": folder}
+            {
+                "task": client.task,
+                "seed": client.seed,
+                "train_sha256": digest,
+                "folder": folder,
+                "num_members": len(client.each),
+            }
             for client, digest, folder in zip(clients, train_digests, folders, strict=True)
         ],
     }
@@ -86,7 +101,7 @@ def find_adapters(earlier: Path, inputs: Mapping[str, Any], *, config_file: str)
     pairs = {PUBLIC_ADAPTER: earlier / PUBLIC_ADAPTER}
     for client in inputs["clients"]:
         same = [other for other in before["clients"] if _identity(other) == _identity(client)]
-        for name in CLIENT_ADAPTERS if same else ():
+        for name in (CEILING, *source_names(client["num_members"])) if same else ():
             pairs[f"{client['folder']}/{name}"] = earlier / same[0]["folder"] / name
     return {to: origin for to, origin in pairs.items() if origin.is_dir()}
 
@@ -153,4 +168,4 @@ def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None
 
 
 def _identity(client: Mapping[str, Any]) -> tuple[Any, ...]:
-    return client["task"], client["seed"], client["train_sha256"]
+    return client["task"], client["seed"], client["train_sha256"], client.get("num_members", 1)

@@ -7,7 +7,7 @@ The output folder holds, besides the report:
     translator/        a copy of the translator, whose initial adapters all fine-tuning starts from
     public_finetune/   the adapter of the public control
     clients/           a folder per client with its adapters ``source``, ``ceiling``, ``translated``, and one by the
-                       name of each rival
+                       name of each rival; of several members also ``member_0`` …, of which ``source`` is made
     seconds.json       phase to seconds, added up over all runs of the command in this folder
 
 So an interrupted evaluation goes on where it was, with the same arguments and inputs or not at all.
@@ -27,20 +27,29 @@ from gradtx_hf.evaluation.arguments import HIGHER_IS_BETTER, ClientData, Evaluat
 from gradtx_hf.evaluation.controls import State, num_target_runs, partners, target_states
 from gradtx_hf.evaluation.fine_tuning import fine_tuning_jobs, perform_fine_tuning, recipes_of
 from gradtx_hf.evaluation.inputs import TEST_SEED, check_data, check_rivals, check_translator_and_store, input_digests
-from gradtx_hf.evaluation.methods import TRANSLATED
+from gradtx_hf.evaluation.methods import SOURCE_CLIENT, TRANSLATED
 from gradtx_hf.evaluation.report import Report
-from gradtx_hf.evaluation.reuse import PUBLIC_ADAPTER, copy_adapters, find_adapters, fine_tuning_inputs
+from gradtx_hf.evaluation.reuse import (
+    PUBLIC_ADAPTER,
+    SOURCE,
+    copy_adapters,
+    find_adapters,
+    fine_tuning_inputs,
+    source_names,
+)
 from gradtx_hf.evaluation.saving import save_report
-from gradtx_hf.evaluation.scoring import Scored, ScoringSettings, score_states
+from gradtx_hf.evaluation.scoring import Scored, ScoringSettings, mean_score, score_states
 from gradtx_hf.evaluation.seconds import read_seconds, timed
 from gradtx_hf.evaluation.summary import ClientScores
-from gradtx_hf.finetuning import Sample, load_samples
+from gradtx_hf.finetuning import PrivacySettings, Sample, load_samples
 from gradtx_hf.finetuning.pool import one_thread, run_jobs
 from gradtx_hf.finetuning.public_data import pooled_public_examples
 from gradtx_hf.hub import resolve_folder
 from gradtx_hf.lora import load_adapter
 from gradtx_hf.output import require_new_folder, write_json
 from gradtx_hf.translation import SOURCE_INIT, TARGET_INIT, PeftTranslator
+from gradtx_hf.translation.aggregated import aggregate_adapters
+from gradtx_hf.translation.reading import ReadingOptions
 from gradtx_hf.updates.store import UpdateStore
 
 
@@ -94,10 +103,17 @@ def evaluate(arguments: EvaluationArguments, *, command: str = "") -> Report:
         recipes=recipes,
         train_digests=train_digests,
         folders=[home.relative_to(folder).as_posix() for home in homes],
+        privacy=arguments.client_privacy,
     )
     inits = {"source": str(folder / "translator" / SOURCE_INIT), "target": str(folder / "translator" / TARGET_INIT)}
     jobs = fine_tuning_jobs(
-        arguments.client_data(), recipes, store=arguments.store, inits=inits, folder=folder, homes=homes
+        clients,
+        recipes,
+        store=arguments.store,
+        inits=inits,
+        folder=folder,
+        homes=homes,
+        privacy=None if arguments.client_privacy is None else PrivacySettings.from_dict(arguments.client_privacy),
     )
     earlier: dict[str, Path] = {}
     if arguments.adapters_from is not None and not all(Path(job.output_dir).is_dir() for job in jobs):
@@ -111,18 +127,14 @@ def evaluate(arguments: EvaluationArguments, *, command: str = "") -> Report:
         for _ in run_jobs(perform_fine_tuning, missing, num_workers=arguments.num_workers, description="fine-tuning"):
             pass
     with timed(folder, "translation_and_controls"):
-        aligned = [
-            translator.read(
-                load_adapter(home / "source"), allow_other_start=arguments.allow_other_start, allow_other_base=True
-            ).alignment.state
-            for home in homes
-        ]
+        own = [_own_states(client, home, translator, arguments) for client, home in zip(clients, homes, strict=True)]
+        aligned = [_read(home / SOURCE, translator, arguments) for home in homes]
         states = _target_states({TRANSLATED: translator, **rivals}, store, aligned, clients=clients, homes=homes)
         public = load_adapter(folder / PUBLIC_ADAPTER).tensors
         for home, methods in zip(homes, states, strict=True):
             methods |= {"public_finetune": public, "ceiling": load_adapter(home / "ceiling").tensors}
     with timed(folder, "scoring"):
-        scored = _score(arguments, inits, clients=clients, states=states, source_states=aligned)
+        scored = _score(arguments, inits, clients=clients, states=states, source_states=own)
     report = Report.from_clients(
         scored,
         metric=arguments.metric,
@@ -205,10 +217,29 @@ def _target_states(
     return [methods | {name: made[i] for name, made in translated.items()} for i, methods in enumerate(states)]
 
 
+def _own_states(
+    client: ClientData, home: Path, translator: PeftTranslator, arguments: EvaluationArguments
+) -> list[State]:
+    """Return a client's adapter, or those of its members, of which one is made if it is not there."""
+    folders: list[str | Path] = [home / name for name in source_names(len(client.each))]
+    if client.members and not (home / SOURCE).is_dir():
+        accepted = ReadingOptions(allow_other_start=arguments.allow_other_start, allow_other_base=True)
+        aggregate_adapters(
+            folders, translator.start, aggregation=arguments.aggregation, options=accepted
+        ).save_pretrained(home / SOURCE)
+    return [_read(folder, translator, arguments) for folder in folders]
+
+
+def _read(folder: str | Path, translator: PeftTranslator, arguments: EvaluationArguments) -> State:
+    """Return a source adapter's factors, aligned to where the translator's clients start."""
+    source = translator.read(load_adapter(folder), allow_other_start=arguments.allow_other_start, allow_other_base=True)
+    return dict(source.alignment.state)
+
+
 def _translated(translator: PeftTranslator, home: Path, client: ClientData, *, name: str) -> State:
     """Return what is in a client's folder of a translator, which is written if it is not there: what is scored."""
     if not (home / name).is_dir():
-        adapter = load_adapter(home / "source", name=f"{client.task}, seed {client.seed}")
+        adapter = load_adapter(home / SOURCE, name=f"{client.task}, seed {client.seed}")
         translated = translator.translate(adapter, allow_other_start=True, allow_other_base=True)
         translated.save_pretrained(home / name)
     return dict(load_adapter(home / name).tensors)
@@ -220,21 +251,26 @@ def _score(
     *,
     clients: Sequence[ClientData],
     states: Sequence[dict[str, State]],
-    source_states: Sequence[State],
+    source_states: Sequence[Sequence[State]],
 ) -> list[ClientScores]:
+    """Score every method on every client's held-out data; members count alike, each with its own adapter and data."""
     settings = ScoringSettings(
         metric=arguments.metric,
         max_new_tokens=arguments.max_new_tokens,
         max_length=arguments.max_length,
         batch_size=arguments.batch_size,
     )
-    jobs = []
-    for client, methods, source_state in zip(clients, states, source_states, strict=True):
-        jobs.append(ScoringJob(inits["target"], methods, client.test, settings))
-        jobs.append(ScoringJob(inits["source"], {"source_client": source_state}, client.test, settings))
-    scored: list[dict[str, Scored]] = [{} for _ in clients]
-    for index, found in run_jobs(perform_scoring, jobs, num_workers=arguments.num_workers, description="scoring"):
-        scored[index // 2] |= found
+    jobs, client_of = [], []
+    for i, (client, methods, own) in enumerate(zip(clients, states, source_states, strict=True)):
+        for member, source_state in zip(client.each, own, strict=True):
+            jobs.append(ScoringJob(inits["target"], methods, member.test, settings))
+            jobs.append(ScoringJob(inits["source"], {SOURCE_CLIENT: source_state}, member.test, settings))
+            client_of += [i, i]
+    found: list[dict[str, list[Scored]]] = [{} for _ in clients]
+    for index, scores in run_jobs(perform_scoring, jobs, num_workers=arguments.num_workers, description="scoring"):
+        for name, score in scores.items():
+            found[client_of[index]].setdefault(name, []).append(score)
+    scored = [{name: mean_score(members) for name, members in methods.items()} for methods in found]
     return [
         ClientScores(
             client.task,
