@@ -23,18 +23,12 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 import yaml
 
 from gradtx_hf.errors import ConfigurationError, MissingFileError
+from gradtx_hf.yaml_files import load_yaml
 
 
 T = TypeVar("T")
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML with the numbers of its version 1.2: 1e-4 is a number, not a text."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+"), list("-+0123456789.")
-)
 TRUE, FALSE = ("true", "yes", "1"), ("false", "no", "0")
 SECRET_NAMES = ("TOKEN", "SECRET", "PASSWORD", "KEY")
 
@@ -86,7 +80,7 @@ def _read_yaml(path: Path | None) -> dict[str, Any]:
     text = ""
     try:
         text = path.read_text(encoding="utf-8")
-        values = _load_yaml(text)
+        values = load_yaml(text)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         first_line = str(error).splitlines()[0]
         hint = " ${NAME} inside [...] or {...} needs quotes." if "${" in text else ""
@@ -118,10 +112,6 @@ def _value_of_variable(name: str, path: Path) -> str:
     if name not in os.environ:
         raise ConfigurationError(f"configuration file '{path}' needs the environment variable {name}. Set it.")
     return os.environ[name]
-
-
-def _load_yaml(text: str) -> Any:  # noqa: ANN401 - any YAML value
-    return yaml.load(text, Loader=_Loader)
 
 
 def _flag(name: str) -> str:
@@ -235,7 +225,7 @@ def _whole(value: str | float) -> int:
 def _fit_structure(value: Any, kind: Any, name: str, *, is_strict: bool) -> Any:  # noqa: ANN401 - any configuration value
     """Return a value as a list or a dictionary; ValueError if it does not fit. One item makes a list unless strict."""
     if isinstance(value, str):
-        value = _load_yaml(value)
+        value = load_yaml(value)
     if (get_origin(kind) or kind) in (list, tuple):
         if not isinstance(value, (list, tuple)):
             if is_strict or value is None or isinstance(value, dict):

@@ -25,7 +25,7 @@ class ClientData:
     """One client: private data to fine-tune on, and held-out data of the same kind to be scored on.
 
     Or several whose adapters become one before translation: each fine-tunes on its own data, the ceiling on the data of
-    all, and every score is the mean over what each member's own held-out data give (paper, studies of many clients).
+    all, and each is scored on its own held-out data, a row of the report (paper, studies of many clients).
 
     Attributes:
         task: The task's name in the report.
@@ -53,7 +53,8 @@ class ClientData:
         """Build a client from configuration values.
 
         ``train`` and ``test`` are each one data source, or a list of them; besides the keys of a data source, each
-        takes ``num_samples``. In place of both, ``members`` is a list of the keys ``train`` and ``test``.
+        takes ``num_samples``. In place of both, ``members`` is a list of the keys ``train`` and ``test``
+        and, if it is not the client's, ``task``.
 
         Raises:
             ConfigurationError: If a key is unknown or missing, or the data of members are drawn at random.
@@ -104,7 +105,7 @@ class ClientData:
                 "as split: train[:10%]: the ceiling is to have the very rows of all members."
             )
         test = tuple(sample for member in members for sample in member.test)
-        return replace(members[0], train=train, test=test, members=members)
+        return replace(members[0], task=str(values["task"]), train=train, test=test, members=members)
 
 
 @dataclass

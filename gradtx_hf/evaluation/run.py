@@ -38,7 +38,7 @@ from gradtx_hf.evaluation.reuse import (
     source_names,
 )
 from gradtx_hf.evaluation.saving import save_report
-from gradtx_hf.evaluation.scoring import Scored, ScoringSettings, mean_score, score_states
+from gradtx_hf.evaluation.scoring import Scored, ScoringSettings, score_states
 from gradtx_hf.evaluation.seconds import read_seconds, timed
 from gradtx_hf.evaluation.summary import ClientScores
 from gradtx_hf.finetuning import PrivacySettings, Sample, load_samples
@@ -253,31 +253,29 @@ def _score(
     states: Sequence[dict[str, State]],
     source_states: Sequence[Sequence[State]],
 ) -> list[ClientScores]:
-    """Score every method on every client's held-out data; members count alike, each with its own adapter and data."""
+    """Score every method on the held-out data of every client and every member, each beside its own small model."""
     settings = ScoringSettings(
         metric=arguments.metric,
         max_new_tokens=arguments.max_new_tokens,
         max_length=arguments.max_length,
         batch_size=arguments.batch_size,
     )
-    jobs, client_of = [], []
-    for i, (client, methods, own) in enumerate(zip(clients, states, source_states, strict=True)):
+    members, jobs = [], []
+    for client, methods, own in zip(clients, states, source_states, strict=True):
         for member, source_state in zip(client.each, own, strict=True):
+            members.append(member)
             jobs.append(ScoringJob(inits["target"], methods, member.test, settings))
             jobs.append(ScoringJob(inits["source"], {SOURCE_CLIENT: source_state}, member.test, settings))
-            client_of += [i, i]
-    found: list[dict[str, list[Scored]]] = [{} for _ in clients]
-    for index, scores in run_jobs(perform_scoring, jobs, num_workers=arguments.num_workers, description="scoring"):
-        for name, score in scores.items():
-            found[client_of[index]].setdefault(name, []).append(score)
-    scored = [{name: mean_score(members) for name, members in methods.items()} for methods in found]
+    scored: list[dict[str, Scored]] = [{} for _ in members]
+    for index, found in run_jobs(perform_scoring, jobs, num_workers=arguments.num_workers, description="scoring"):
+        scored[index // 2] |= found
     return [
         ClientScores(
-            client.task,
-            client.seen,
+            member.task,
+            member.seen,
             {name: method.score for name, method in methods.items()},
-            seed=client.seed,
+            seed=member.seed,
             nats_per_token={n: m.nats_per_token for n, m in methods.items() if m.nats_per_token is not None},
         )
-        for client, methods in zip(clients, scored, strict=True)
+        for member, methods in zip(members, scored, strict=True)
     ]

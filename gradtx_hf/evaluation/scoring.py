@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -72,12 +72,6 @@ class Scored:
 
     score: float
     nats_per_token: float | None = None
-
-
-def mean_score(scored: Sequence[Scored]) -> Scored:
-    """Return the mean of scores of one metric, each counting alike."""
-    nats = [s.nats_per_token for s in scored if s.nats_per_token is not None]
-    return Scored(fmean(s.score for s in scored), fmean(nats) if nats else None)
 
 
 def score_states(

@@ -25,4 +25,10 @@ AQUA_RAT = Task(
     examples=_examples,
     score=score_choice,
     max_new_tokens=384,
+    example_row={
+        "question": "A pen costs 3. What do 7 pens cost?",
+        "options": ["A)10", "B)21", "C)24", "D)4", "E)None of these"],
+        "rationale": "3 * 7 = 21\nAnswer: B",
+        "correct": "B",
+    },
 )

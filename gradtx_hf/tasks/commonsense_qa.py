@@ -28,4 +28,11 @@ COMMONSENSE_QA = Task(
     examples=_examples,
     score=score_choice,
     max_new_tokens=8,
+    example_row={
+        "id": "1",
+        "question": "Where does a pen lie?",
+        "question_concept": "pen",
+        "choices": {"label": ["A", "B", "C", "D", "E"], "text": ["river", "desk", "cloud", "shoe", "tree"]},
+        "answerKey": "B",
+    },
 )

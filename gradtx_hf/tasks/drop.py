@@ -48,4 +48,11 @@ DROP = Task(
     examples=_examples,
     score=score_spans,
     max_new_tokens=48,
+    example_row={
+        "section_id": "1",
+        "query_id": "2",
+        "passage": "On 5 May 1945 the Reds beat the Blues 3 to 1. Ann and Bob scored.",
+        "question": "Who scored?",
+        "answers_spans": {"spans": ["Ann", "Bob"], "types": ["span", "span"]},
+    },
 )

@@ -28,4 +28,5 @@ GSM8K = Task(
     examples=_examples,
     score=score_number,
     max_new_tokens=320,
+    example_row={"question": "Ann has 3 pens and buys 4. How many?", "answer": "3 + 4 = <<3+4=7>>7 pens.\n#### 7"},
 )

@@ -23,4 +23,9 @@ SAMSUM = Task(
     score=score_rouge1,
     score_name="rouge1",
     max_new_tokens=96,
+    example_row={
+        "id": "1",
+        "dialogue": "Ann: Have you my pen?\r\nBob: It is on the desk.\r\n",
+        "summary": "Ann's pen is on the desk.",
+    },
 )

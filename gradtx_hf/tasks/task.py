@@ -44,6 +44,7 @@ class Task:
         score: A completion and its references to a score in [0, 1].
         score_name: What the mean of the scores is called.
         max_new_tokens: Most tokens that a completion needs, with a tokenizer of usual size.
+        example_row: One raw row of the Hub's schema, made up; dry runs are made of it.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Task:
     score_name: ScoreName = "exact_match"
     config: str | None = None
     max_new_tokens: int = 256
+    example_row: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         """Check the name.
