@@ -24,7 +24,7 @@ FAMILIES = ("llama", "qwen2", "gpt2")
 def make_model(family: str = "llama", **lora: object) -> PeftModel:
     """Return a tiny random model of a family with an adapter that changes its logits."""
     modules = ("c_attn",) if family == "gpt2" else ("q_proj", "v_proj")
-    return with_lora(_base(family), **{"target_modules": modules, **lora})  # type: ignore[arg-type]
+    return with_lora(make_base(family), **{"target_modules": modules, **lora})  # type: ignore[arg-type]
 
 
 def make_rows(num_rows: int = 32, *, seed: int = 0) -> Dataset:
@@ -63,7 +63,7 @@ def distance(found: Tensor, expected: Tensor) -> float:
     return float((found - expected).norm() / expected.norm())
 
 
-def _base(family: str) -> PreTrainedModel:
+def make_base(family: str) -> PreTrainedModel:
     torch.manual_seed(0)
     if family == "gpt2":
         config = GPT2Config(
