@@ -5,8 +5,12 @@ from __future__ import annotations
 import re
 
 
-SECRET_PATTERN = re.compile(r"(?<=://)[^/\s@'\"]+(?=@)|\bhf_[A-Za-z0-9]{20,}")
-"""A name with a password in an address, and an access token of the Hub."""
+SECRET_PATTERN = re.compile(
+    r"(?<=://)[^/\s]+(?=@)"
+    r"|(?<![\w/])hf_[A-Za-z0-9]{12,}|\bhf_[A-Za-z0-9]{20,}|\bhf_(?:oauth|jwt)_[\w.-]{12,}|\bapi_org_[A-Za-z0-9]{20,}"
+)
+"""A name with a password in an address, and an access token of the Hub; behind a slash only a long one, as a repository
+may be called ``owner/hf_name``."""
 MAX_MESSAGE_CHARACTERS = 2000
 
 

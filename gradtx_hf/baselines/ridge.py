@@ -41,7 +41,7 @@ class RidgeMap:
         target_mean: ``[N_T, D_T]``, float64.
         source_tokens: Standardised source updates ``[K, N_S, D_S]``, float32.
         inverse: Inverse of the regularised kernel ``[K, K]``, float64.
-        strength: The strength chosen, one of ``RIDGE_STRENGTHS``.
+        strength: The strength chosen.
         left_out_error: Squared error of the standardised target updates, each predicted from the other shadow sets,
             over their variance; 0 is exact, 1 what the mean of all shadow sets scores.
     """
@@ -56,7 +56,7 @@ class RidgeMap:
     left_out_error: float
 
     @classmethod
-    def fit(cls, store: PairedUpdates) -> RidgeMap:
+    def fit(cls, store: PairedUpdates, *, strength: float | None = None) -> RidgeMap:
         """Fit on the last pair of every shadow set, with the strength that predicts left-out shadow sets best.
 
         Memory: 4 · K · N_S · D_S bytes, kept, and 4 · K · N_T · D_T bytes while fitting. Time: K² products of
@@ -64,6 +64,7 @@ class RidgeMap:
 
         Args:
             store: Where the shadow updates lie.
+            strength: A strength that was chosen otherwise, in units of the kernel's mean diagonal element.
 
         Raises:
             StoreError: If the store holds pairs of fewer than two shadow sets.
@@ -72,11 +73,12 @@ class RidgeMap:
             raise StoreError("ridge regression needs pairs of at least two shadow sets, got one.")
         source_mean, source_scale = shadow_statistics(store, "source")
         target_mean, target_scale = shadow_statistics(store, "target")
-        source = _standardised(store, "source", source_mean, source_scale)
-        kernel = _gram(source)
-        target_gram = _gram(_standardised(store, "target", target_mean, target_scale))
+        source = standardised(store, "source", source_mean, source_scale)
+        kernel = gram(source)
+        target_gram = gram(standardised(store, "target", target_mean, target_scale))
         unit = float(kernel.diagonal().mean()) or 1.0
-        penalties = [strength * unit for strength in RIDGE_STRENGTHS]
+        candidates = RIDGE_STRENGTHS if strength is None else (strength,)
+        penalties = [candidate * unit for candidate in candidates]
         errors = left_out_errors(kernel, target_gram, penalties=penalties)
         best = min(range(len(errors)), key=errors.__getitem__)
         identity = torch.eye(len(kernel), dtype=torch.float64)
@@ -87,7 +89,7 @@ class RidgeMap:
             target_mean=target_mean,
             source_tokens=source,
             inverse=torch.linalg.inv(kernel + penalties[best] * identity),
-            strength=RIDGE_STRENGTHS[best],
+            strength=candidates[best],
             left_out_error=errors[best] / (float(target_gram.trace()) or 1.0),
         )
 
@@ -103,12 +105,36 @@ class RidgeMap:
         Raises:
             LayoutError: If the client's tokens are of another shape or not finite.
         """
+        return self.mixed(self.weights(source_tokens))
+
+    def weights(self, source_tokens: Tensor) -> Tensor:
+        """Return what each shadow set counts in the prediction of a client's update.
+
+        Args:
+            source_tokens: The client's update ``[N_S, D_S]``.
+
+        Returns:
+            ``[K]``, float64.
+
+        Raises:
+            LayoutError: If the client's tokens are of another shape or not finite.
+        """
         require_source_tokens(source_tokens, self.store.source_layout)
         client = (source_tokens.double().cpu() - self.source_mean) / self.source_scale
         similarities = torch.zeros(len(self.source_tokens), dtype=torch.float64)  # [K]
         for n, block in enumerate(client):
             similarities += self.source_tokens[:, n].double() @ block
-        weights = self.inverse @ similarities  # [K]
+        return self.inverse @ similarities
+
+    def mixed(self, weights: Tensor) -> Tensor:
+        """Return the mean target update plus a weighted sum of the shadows' deviations from it.
+
+        Args:
+            weights: ``[K]``, float64.
+
+        Returns:
+            Target tokens ``[N_T, D_T]``, float32.
+        """
         predicted = self.target_mean * (1 - weights.sum())
         for weight, pair in zip(weights, last_pairs(self.store), strict=True):
             predicted += weight * self.store.snapshot("target", *pair).double()
@@ -142,15 +168,15 @@ def left_out_errors(kernel: Tensor, target_gram: Tensor, *, penalties: Sequence[
     return errors
 
 
-def _standardised(store: PairedUpdates, side: Side, mean: Tensor, scale: Tensor) -> Tensor:
+def standardised(store: PairedUpdates, side: Side, mean: Tensor, scale: Tensor) -> Tensor:
     """Read the last paired updates of one side, standardised, ``[K, N, D]`` float32."""
     return torch.stack([((store.snapshot(side, *pair).double() - mean) / scale).float() for pair in last_pairs(store)])
 
 
-def _gram(tokens: Tensor) -> Tensor:
+def gram(tokens: Tensor) -> Tensor:
     """Return the inner products ``[K, K]`` of updates ``[K, N, D]``, in float64, one block at a time."""
-    gram = torch.zeros(len(tokens), len(tokens), dtype=torch.float64)
+    products = torch.zeros(len(tokens), len(tokens), dtype=torch.float64)
     for n in range(tokens.shape[1]):
         block = tokens[:, n].double()
-        gram += block @ block.T
-    return gram
+        products += block @ block.T
+    return products

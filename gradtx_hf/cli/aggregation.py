@@ -7,8 +7,9 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
-from gradtx_hf.errors import ConfigurationError, safe_text
+from gradtx_hf.errors import safe_text
 from gradtx_hf.translation import Aggregation, AggregationSettings, MergePoint
+from gradtx_hf.translation.aggregation import parse_weights
 
 
 def add_aggregation_flags(parser: argparse.ArgumentParser) -> None:
@@ -59,14 +60,7 @@ def weights_of(arguments: argparse.Namespace) -> list[float] | None:
     Raises:
         ConfigurationError: If they are no numbers.
     """
-    if arguments.weights is None:
-        return None
-    try:
-        return [float(part) for part in arguments.weights.split(",")]
-    except ValueError as error:
-        raise ConfigurationError(
-            f"got weights {arguments.weights!r}, expected numbers with commas between, such as 0.7,0.3."
-        ) from error
+    return None if arguments.weights is None else parse_weights(arguments.weights)
 
 
 def source_notes(sources: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -14,6 +14,15 @@ def run(argv: Sequence[str]) -> int:
     """Run the command."""
     arguments, is_json = parse_into(CurationArguments, argv, command="curate", description=(__doc__ or "").strip())
     store = curate(arguments)
+    if arguments.plan_only or arguments.share is not None:
+        print(
+            json.dumps({"store": str(arguments.output_dir)}, indent=2) if is_json else f"store: {arguments.output_dir}"
+        )
+        print(
+            f"next: {'the same with --share i/n' if arguments.plan_only else 'the same without --share'}",
+            file=sys.stderr,
+        )
+        return 0
     values = {
         "store": str(arguments.output_dir),
         "shadow_sets": store.num_shadow_sets,

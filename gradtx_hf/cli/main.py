@@ -25,12 +25,15 @@ COMMANDS = {
     "curate": "provider: fine-tune source and target on shadow sets of public data",
     "train": "provider: train a translator on a curated store",
     "client": "client: fine-tune the source model on private data, from a translator's source_init",
+    "audit": "client: can an adapter's training rows be told from others? For a translated adapter too",
+    "shift": "client: is a translator's public data close enough to mine? Nothing is sent",
     "translate": "turn source adapters into one target adapter",
     "aggregate": "turn several clients' source adapters into one, without translating it",
     "find": "list the translators on the Hub for a base model, the best measured first",
     "push": "publish a translator or an adapter on the Hub, with its card",
     "store": "push a curated store to the Hub, pull, verify or describe one",
     "evaluate": "score translated adapters beside every control",
+    "demo": "open the app on this machine: see an adapter cross over, translate one of your own",
     "study": "run one of the studies: the main table, or an ablation, cell by cell",
 }
 INTERRUPTED = "interrupted. Run the same command again to go on; what was finished is kept."

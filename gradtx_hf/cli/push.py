@@ -24,6 +24,9 @@ def run(argv: Sequence[str]) -> int:
     parser.add_argument("--message", help="first line of the commit")
     parser.add_argument("--source-model", help="id on the Hub of the small model, where the folder names a local one")
     parser.add_argument("--target-model", help="id on the Hub of the large model, or of an adapter's base model")
+    parser.add_argument(
+        "--license", help="license, as the Hub names it, such as apache-2.0; by default none is said, or stays as it is"
+    )
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     arguments = parser.parse_args(list(argv))
     if not Path(arguments.folder).is_dir():
@@ -65,6 +68,7 @@ def _push_translator(arguments: argparse.Namespace) -> Published:
         commit_message=arguments.message,
         report=arguments.report,
         base_models={init.base_model: name for init, name in sides if name is not None},
+        license_id=arguments.license,
     )
 
 
@@ -77,5 +81,6 @@ def _push_adapter(arguments: argparse.Namespace) -> Published:
         arguments.folder,
         Destination(arguments.repo, private=not arguments.public, revision=arguments.revision),
         base_model=arguments.target_model,
+        license_id=arguments.license,
         commit_message=arguments.message,
     )

@@ -12,7 +12,7 @@ from typing import Any
 from gradtx_hf.errors import StoreError
 from gradtx_hf.hub.destination import Destination
 from gradtx_hf.hub.stores import describe_store, pull_store, push_store
-from gradtx_hf.updates.store import MANIFEST_FILE, SIDES, UpdateStore
+from gradtx_hf.updates.store import MANIFEST_FILE, SIDES, Side, UpdateStore
 
 
 def run(argv: Sequence[str]) -> int:
@@ -26,7 +26,9 @@ def _push(arguments: argparse.Namespace) -> int:
     destination = Destination(
         arguments.repo, private=not arguments.public, revision=arguments.revision, repo_type="dataset"
     )
-    published = push_store(arguments.store, destination, license_id=arguments.license)
+    given: dict[Side, str | None] = {"source": arguments.source_model, "target": arguments.target_model}
+    base_models = {side: name for side, name in given.items() if name is not None}
+    published = push_store(arguments.store, destination, license_id=arguments.license, base_models=base_models)
     values = {"repository": published.repo_id, "commit": published.commit, "url": published.url}
     print(json.dumps(values, indent=2) if arguments.json else published.url)
     place = f"{published.repo_id}@{arguments.revision}" if arguments.revision else published.repo_id
@@ -103,7 +105,13 @@ def _build_parser() -> argparse.ArgumentParser:
     push.add_argument("repo", metavar="REPO", help="data set repository 'owner/name'; made, and private, if it is new")
     push.add_argument("--public", action="store_true", help="make a new repository public, or allow one that is")
     push.add_argument("--revision", help="branch to write to, made if it is not there")
-    push.add_argument("--license", help="license of the updates, as the Hub names it, such as apache-2.0")
+    push.add_argument("--license", help="license of the updates, as the Hub names it; by default none is said")
+    push.add_argument(
+        "--source-model", metavar="ID", help="id on the Hub of the small model, where it is a local folder"
+    )
+    push.add_argument(
+        "--target-model", metavar="ID", help="id on the Hub of the large model, where it is a local folder"
+    )
     push.set_defaults(function=_push)
 
     pull = commands.add_parser("pull", parents=[shared], help="fetch a store; again, to go on after an interruption")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -12,11 +11,8 @@ from pathlib import Path
 
 import torch
 
-from gradtx_hf.errors import GradTxError
-from gradtx_hf.studies.catalogue import STUDIES, find_study
-from gradtx_hf.studies.run_study import run_study
-from gradtx_hf.studies.study_plan import render_plan
-from gradtx_hf.studies.study_report import StudyReport, command_of
+from gradtx_hf.errors import ConfigurationError, GradTxError
+from gradtx_hf.studies.runnable import Request, Runnable, find_runnable, next_command, runnable_titles
 
 
 def run(argv: Sequence[str]) -> int:
@@ -28,61 +24,66 @@ def run(argv: Sequence[str]) -> int:
     parser = _build_parser()
     arguments = parser.parse_args(list(argv))
     if arguments.list:
-        width = max(map(len, STUDIES))
-        print("\n".join(f"{study.name:<{width}}  {study.title}" for study in STUDIES.values()))
+        titles = runnable_titles()
+        width = max(map(len, titles))
+        print("\n".join(f"{name:<{width}}  {title}" for name, title in titles.items()))
         return 0
     if arguments.name is None:
         parser.error("name a study; --list shows them")
-    study = find_study(arguments.name)
-    cells = [study.cell(name) for name in arguments.cell or [cell.name for cell in study.cells]]
-    if arguments.dry_run:
-        print(render_plan(study, cells, num_seeds=arguments.seeds))
+    study = find_runnable(arguments.name)
+    cells = _cells(study, arguments.cell)
+    if arguments.plan:
+        print(study.plan(cells, num_seeds=arguments.seeds))
         return 0
     if arguments.output_dir is None:
         parser.error("--output-dir is missing")
     torch.set_num_threads(1)  # small models run many times slower with more
-    report = run_study(
-        study,
-        arguments.output_dir,
+    folder = Path(arguments.output_dir)
+    request = Request(
+        cells=cells if arguments.cell else None,
         num_seeds=arguments.seeds,
-        cells=arguments.cell,
         num_workers=arguments.num_workers,
+        is_dry_run=arguments.dry_run,
         command=shlex.join(["gradtx", "study", *argv]),
     )
-    folder = Path(arguments.output_dir)
-    if arguments.json:
-        print(json.dumps(report.to_json(), indent=2))
-    else:
-        print((folder / "report.md").read_text(encoding="utf-8"))
+    outcome = study.run(folder, request)
+    print(
+        json.dumps(outcome.values, indent=2) if arguments.json else (folder / "report.md").read_text(encoding="utf-8")
+    )
     print(f"wrote {folder}/report.md, report.json and report.png", file=sys.stderr)
-    print(_next_step(report, folder), file=sys.stderr)
-    if report.failures:
-        first, why = next(iter(report.failures.items()))
-        raise GradTxError(f"{len(report.failures)} of {len(cells)} cells failed, the first is '{first}': {why}")
+    print(f"next: {next_command(study, folder, request, outcome.missing)}", file=sys.stderr)
+    if outcome.failures:
+        first, why = next(iter(outcome.failures.items()))
+        raise GradTxError(f"{len(outcome.failures)} of {len(cells)} cells failed, the first is '{first}': {why}")
     return 0
+
+
+def _cells(study: Runnable, names: Sequence[str] | None) -> list[str]:
+    """Return the cells that are asked for, by default all."""
+    for name in names or ():
+        if name not in study.cells:
+            known = f"expected one of study '{study.name}': {', '.join(study.cells)}" if study.cells else "it has none"
+            raise ConfigurationError(f"got cell '{name}' for study '{study.name}', {known}.")
+    return list(names or study.cells)
 
 
 def _build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="gradtx study", description=(__doc__ or "").strip())
-    parser.add_argument("name", nargs="?", metavar="NAME", help="the study; --list shows them")
+    parser.add_argument("name", nargs="?", metavar="NAME", help="the study, or its YAML file; --list shows them")
     parser.add_argument("--list", action="store_true", help="list the studies and end")
     parser.add_argument("--output-dir", help="new folder; an interrupted study goes on in it")
-    parser.add_argument("--dry-run", action="store_true", help="show the cells and what they cost; write nothing")
+    parser.add_argument("--plan", action="store_true", help="show the cells and what they cost; write nothing")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="go the whole way at toy size, to see that it runs; the numbers are none"
+    )
     parser.add_argument(
         "--seeds", type=int, default=1, help="run seeds 0 … SEEDS-1, each with another split of the rules"
     )
     parser.add_argument("--cell", nargs="+", metavar="CELL", help="only these cells; by default all")
-    default_workers = min(2, os.cpu_count() or 1)
-    parser.add_argument("--num-workers", type=int, default=default_workers, help="one-thread processes side by side")
+    parser.add_argument(
+        "--num-workers",
+        type=int,
+        help="one-thread processes side by side (2); for a study of the paper, devices that train together (1)",
+    )
     parser.add_argument("--json", action="store_true", help="print report.json instead of report.md")
     return parser
-
-
-def _next_step(report: StudyReport, folder: Path) -> str:
-    """Return what to run next: the cells that are missing, or more seeds."""
-    missing = [cell.cell.name for cell in report.cells if cell.missing]
-    if missing:
-        command = command_of(report.study, folder, cells=missing, num_seeds=report.num_seeds)
-        return f"next: {command}   # what is missing"
-    more = command_of(report.study, folder, cells=[], num_seeds=max(3, report.num_seeds + 1))
-    return f"next: {more}   # more seeds"

@@ -1,7 +1,7 @@
 """``gradtx train``: train a translator on a curated store; every argument of transformers' Trainer is a flag too.
 
-In N processes: ``torchrun --nproc_per_node N -m gradtx_hf.cli.main train ...``; or by ``accelerate launch``, which on a
-CPU alone starts one.
+In N processes: ``accelerate launch --multi_gpu --num_processes N -m gradtx_hf.cli.main train ...``, or ``torchrun
+--nproc_per_node N -m gradtx_hf.cli.main train ...``; without a GPU the same, with ``use_cpu: true``.
 """
 
 from __future__ import annotations

@@ -6,13 +6,23 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from typing import get_args
+from typing import Literal, get_args
+
+import torch
 
 from gradtx_hf.cli.aggregation import add_aggregation_flags, print_notes, settings_of, weights_of
 from gradtx_hf.hub import Destination
+from gradtx_hf.hub.cards import license_metadata
 from gradtx_hf.output import require_new_folder
 from gradtx_hf.playground import local_name
 from gradtx_hf.translation import MergePoint, PeftTranslator
+
+
+DTYPES: dict[str, torch.dtype | Literal["auto"]] = {
+    "auto": "auto",
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+}
 
 
 def run(argv: Sequence[str]) -> int:
@@ -25,20 +35,35 @@ def run(argv: Sequence[str]) -> int:
     parser.add_argument("--translator", required=True, help="folder, or Hub repository 'owner/name[@revision]'")
     parser.add_argument("--output-dir", required=True, help="new folder for the translated adapter")
     parser.add_argument("--revision", help="branch, tag or commit of the translator's repository")
+    parser.add_argument("--cache-dir", help="where what is fetched from the Hub is kept; by default the Hub's cache")
+    parser.add_argument(
+        "--dtype",
+        choices=list(DTYPES),
+        default="auto",
+        help="number format of the translator's large products: as it was saved, or one of these (bfloat16: faster)",
+    )
     parser.add_argument("--push-to-hub", metavar="REPO", help="publish the result as 'owner/name', with its card")
     parser.add_argument("--public", action="store_true", help="a new repository is public; else it is private")
+    parser.add_argument("--license", help="license of what is published, as the Hub names it; by default none is said")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     arguments = parser.parse_args(list(argv))
     settings, weights = settings_of(arguments, merge=arguments.merge), weights_of(arguments)
     require_new_folder(arguments.output_dir)
     if arguments.push_to_hub is not None:
-        Destination(arguments.push_to_hub)  # refuses what is no id before the work
-    translator = PeftTranslator.from_pretrained(arguments.translator, revision=arguments.revision)
+        Destination(arguments.push_to_hub)  # refuses what is no id before the work, as the next line does
+        license_metadata(arguments.license)
+    translator = PeftTranslator.from_pretrained(
+        arguments.translator,
+        revision=arguments.revision,
+        cache_dir=arguments.cache_dir,
+        dtype=DTYPES[arguments.dtype],
+    )
     translated = translator.translate(
         arguments.adapters,
         aggregation=settings,
         weights=weights,
         skip_invalid=arguments.skip_invalid,
+        cache_dir=arguments.cache_dir,
         allow_other_start=arguments.allow_other_start,
         allow_other_base=arguments.allow_other_base,
     )
@@ -51,6 +76,8 @@ def run(argv: Sequence[str]) -> int:
         file=sys.stderr,
     )
     if arguments.push_to_hub is not None:
-        published = translated.push_to_hub(arguments.push_to_hub, private=not arguments.public)
+        published = translated.push_to_hub(
+            arguments.push_to_hub, private=not arguments.public, license_id=arguments.license
+        )
         print(f"published: {published.url} at commit {published.commit}", file=sys.stderr)
     return 0

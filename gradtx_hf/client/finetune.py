@@ -7,14 +7,14 @@ of data, no checkpoints.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
 from peft import PeftModel
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, TrainerCallback
 
 from gradtx_hf.client.ledger import Ledger
 from gradtx_hf.errors import ConfigurationError
@@ -30,6 +30,7 @@ from gradtx_hf.finetuning import (
     reset_adapter,
     tokenize_examples,
 )
+from gradtx_hf.finetuning.progress import StepBar
 from gradtx_hf.hub import resolve_folder
 from gradtx_hf.hub.cards import installed_versions
 from gradtx_hf.lora import is_adapter_folder, load_adapter
@@ -71,6 +72,7 @@ def fine_tune_client(  # noqa: PLR0913 - one keyword for each thing that a clien
     seed: int = 0,
     privacy: PrivacySettings | None = None,
     work_dir: str | Path = WORK_DIR,
+    callbacks: Sequence[TrainerCallback] = (),
     show_progress: bool = False,
 ) -> ClientResult:
     """Fine-tune a translator's initial adapter on one client's data.
@@ -82,9 +84,10 @@ def fine_tune_client(  # noqa: PLR0913 - one keyword for each thing that a clien
         recipe: How to train.
         output_dir: Folder of the adapter; new or empty.
         base_model: The base model; the one that the initial adapter names if None.
-        seed: Seed of the order of the data and of dropout; a private run's rows and noise follow from no seed.
+        seed: Seed of the order of the data and of dropout; nothing of a private run follows from it.
         privacy: How private, by DP-SGD; None trains without.
         work_dir: Folder of the client's own, where the ledger of private runs is kept.
+        callbacks: Further callbacks of the run, such as one that shows its progress elsewhere.
         show_progress: Show a bar of the steps on stderr.
 
     Returns:
@@ -122,6 +125,7 @@ def fine_tune_client(  # noqa: PLR0913 - one keyword for each thing that a clien
             tokenizer=tokenizer,
             recipe=recipe,
             seed=seed,
+            callbacks=[*callbacks, *([StepBar("fine-tuning")] if show_progress else [])],
         )
     model = _with_adapter(language_model, init_folder, names=(init, name))
     spent: PrivacyStatement | None = None
@@ -134,13 +138,21 @@ def fine_tune_client(  # noqa: PLR0913 - one keyword for each thing that a clien
             tokenizer=tokenizer,
             recipe=recipe,
             privacy=privacy,
-            seed=seed,
+            callbacks=callbacks,
             show_progress=show_progress,
         )
         spent = private.privacy
         result = ClientResult(private.num_steps, private.final_loss, converged=False, privacy=None)
     elif recipe.num_parts == 1:
-        plain = fine_tune(model, tokens, tokenizer=tokenizer, recipe=recipe, seed=seed, show_progress=show_progress)
+        plain = fine_tune(
+            model,
+            tokens,
+            tokenizer=tokenizer,
+            recipe=recipe,
+            seed=seed,
+            callbacks=callbacks,
+            show_progress=show_progress,
+        )
         result = ClientResult(**asdict(plain), privacy=None)
     else:
         reset_adapter(model, mean.tensors)

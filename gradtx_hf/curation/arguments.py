@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
+from gradtx_hf.curation.share import Share
 from gradtx_hf.errors import ConfigurationError
 from gradtx_hf.finetuning import DataSource, FineTuningRecipe
 
 
+AUTO = "auto"
 MIXTURES = ("single", "weights", "dirichlet")
 POSITIVE = (
     "num_shadow_sets",
@@ -17,8 +20,6 @@ POSITIVE = (
     "num_snapshots",
     "rank",
     "alpha",
-    "pack",
-    "target_pack",
     "num_workers",
 )
 """Fields that are at least 1."""
@@ -41,7 +42,7 @@ class CurationArguments:
     corpora: list[dict[str, Any]] = field(
         metadata={"help": "Public data: the fields of DataSource each, and an optional label."}
     )
-    """Public data: the fields of DataSource each, and an optional ``label``, the path by default."""
+    """Public data: the fields of DataSource each, and an optional ``label``, the path or the task by default."""
     num_shadow_sets: int = field(metadata={"help": "Number of shadow sets; one source run each."})
     """Number of shadow sets K; one source run each (paper: 300)."""
     source_recipe: dict[str, Any] = field(
@@ -105,12 +106,49 @@ class CurationArguments:
     """Revision of the target model on the Hub; the plan and the initial adapter hold its commit."""
     seed: int = field(metadata={"help": "Seed of the initial adapters, the shadow sets and the runs."}, default=0)
     """Seed of the initial adapters, the shadow sets and the runs."""
-    pack: int = field(metadata={"help": "Most source runs fine-tuned at once on one model; 1: no packing."}, default=16)
-    """Most source runs fine-tuned at once on one model, which for a small model is several times cheaper; 1: none."""
-    target_pack: int = field(metadata={"help": "The same of target runs; takes the memory of as many."}, default=4)
+    pack: int | Literal["auto"] = field(
+        metadata={
+            "help": "Most source runs fine-tuned at once on one model; 1: no packing; auto: tried out before the start."
+        },
+        default=16,
+    )
+    """Most source runs fine-tuned at once on one model, which for a small model is several times cheaper; 1: none.
+    ``auto``: sizes are tried on the model, data and recipe before the start, until a pack does no more in the same time
+    or would take more than 80 % of the free memory; the plan holds the number, which a continued curation keeps."""
+    target_pack: int | Literal["auto"] = field(
+        metadata={"help": "The same of target runs; takes the memory of as many."}, default=4
+    )
     """The same of target runs: a large model gains less by it, and takes the memory of so many batches."""
+    checkpoint_seconds: float = field(
+        metadata={"help": "Seconds between two checkpoints of a pack, and before its first; 0: after every step."},
+        default=300.0,
+    )
+    """Seconds between two checkpoints of a pack, and before its first, so that short packs have none; 0: after every
+    step. The result does not depend on it."""
     num_workers: int = field(metadata={"help": "Processes at once, each with one thread and one model."}, default=1)
     """Processes at once, each with one thread and one model; the result does not depend on it."""
+    farm: Literal["ray"] | None = field(
+        metadata={"help": "ray: packs on a Ray cluster, as many at once as it has room for; null: this machine alone."},
+        default=None,
+    )
+    """``ray``: packs on a Ray cluster, as many at once as it has room for, and ``num_workers`` says nothing. None: on
+    this machine alone."""
+    ray_address: str | None = field(
+        metadata={"help": "host:port of the Ray cluster; null: the one that runs here, or else a new one here."},
+        default=None,
+    )
+    """host:port of the Ray cluster. None: the one that runs on this machine, or else a new one of it alone."""
+    plan_only: bool = field(
+        metadata={"help": "Write the plan and the initial adapters, and stop: jobs can then take shares of it."},
+        default=False,
+    )
+    """Whether to stop when the plan and the initial adapters are written, so that jobs can take shares of it."""
+    share: str | None = field(
+        metadata={"help": "i/n: do every n-th pack of the plan from pack i on, and write no manifest; null: all."},
+        default=None,
+    )
+    """``i/n``: do every n-th pack of the plan from pack i on (0 ≤ i < n), and write no manifest. The same without it,
+    where the shards of all shares are, completes the store. None: all packs."""
 
     def __post_init__(self) -> None:
         """Check every field and how they fit together.
@@ -121,6 +159,8 @@ class CurationArguments:
         for name in POSITIVE:
             if getattr(self, name) < 1:
                 raise ConfigurationError(f"got {name}={getattr(self, name)}, expected at least 1.")
+        self._check_packs()
+        self._check_farm()
         if self.num_target_runs is not None and self.num_target_runs < 0:
             raise ConfigurationError(
                 f"got num_target_runs={self.num_target_runs}, expected 0 or more, or null for all shadow sets."
@@ -143,11 +183,33 @@ class CurationArguments:
     def sources(self) -> dict[str, DataSource]:
         """The corpora by label."""
         return {
-            str(values.get("label") or values.get("path")): DataSource.from_dict(
+            str(values.get("label") or values.get("path") or values.get("task")): DataSource.from_dict(
                 {key: value for key, value in values.items() if key != "label"}
             )
             for values in self.corpora
         }
+
+    def _check_packs(self) -> None:
+        for name in ("pack", "target_pack"):
+            size = getattr(self, name)
+            if size != AUTO and (not isinstance(size, int) or size < 1):
+                raise ConfigurationError(f"got {name}={size!r}, expected at least 1, or {AUTO}.")
+        if not 0 <= self.checkpoint_seconds < math.inf:
+            raise ConfigurationError(f"got checkpoint_seconds={self.checkpoint_seconds}, expected 0 or more.")
+
+    def _check_farm(self) -> None:
+        if self.farm not in (None, "ray"):
+            raise ConfigurationError(f"got farm={self.farm!r}, expected ray, or null for this machine alone.")
+        if self.ray_address is not None and self.farm is None:
+            raise ConfigurationError(f"got ray_address={self.ray_address!r} without farm. Set farm: ray.")
+        if self.ray_address is not None and self.ray_address.startswith("ray://"):
+            raise ConfigurationError(
+                f"got ray_address={self.ray_address!r}, expected host:port: run gradtx curate on a node of the cluster."
+            )
+        if self.share is not None:
+            Share.parse(self.share)
+        if self.share is not None and self.plan_only:
+            raise ConfigurationError("got plan_only together with share. Make the plan first, then do its shares.")
 
     def _check_corpora(self) -> None:
         if not self.corpora:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from gradtx_hf.finetuning import FineTuningRecipe, add_adapter, load_language_model
-from gradtx_hf.lora import load_adapter
+from gradtx_hf.lora import Adapter, load_adapter
 from gradtx_hf.playground import local_name
 from gradtx_hf.updates import BlockLayout
 from gradtx_hf.updates.store import SIDES, Side
@@ -46,7 +46,7 @@ class SideSettings:
 
     def to_plan(self) -> dict[str, Any]:
         """Return all values for a store's plan, with the SHA-256 of a local model's files."""
-        return asdict(self) | {"model_sha256": _sha256_of_model(self.model)}
+        return asdict(self) | {"model_sha256": sha256_of_model(self.model)}
 
 
 def init_folder(store_folder: str | Path, side: Side) -> Path:
@@ -73,8 +73,14 @@ def initial_layout(
     if not final.is_dir():
         shutil.rmtree(prepared, ignore_errors=True)
         _write_initial_adapter(prepared, settings, seed=seed)
-    layout = load_adapter(final if final.is_dir() else prepared, name=f"{side}_init").layout
+    layout = initial_adapter(store_folder, side).layout
     return layout if token_kinds is None else BlockLayout.from_shapes(layout.shapes, token_kinds=token_kinds)
+
+
+def initial_adapter(store_folder: Path, side: Side) -> Adapter:
+    """Return a side's initial adapter, be it the store's or one that is prepared for it."""
+    final = init_folder(store_folder, side)
+    return load_adapter(final if final.is_dir() else _prepared(store_folder, side), name=f"{side}_init")
 
 
 def publish_initial_adapter(store_folder: Path, side: Side) -> None:
@@ -89,6 +95,25 @@ def discard_initial_adapters(store_folder: Path) -> None:
     """Remove initial adapters that were prepared for a store which then was not made."""
     for side in SIDES:
         shutil.rmtree(_prepared(store_folder, side), ignore_errors=True)
+
+
+def model_files(folder: Path) -> list[Path]:
+    """Return the files of a local model: configuration, weights and tokenizer, by name."""
+    return sorted({path for pattern in MODEL_FILES for path in folder.glob(pattern)})
+
+
+def sha256_of_model(model: str) -> str | None:
+    """Return the SHA-256 of a local model's configuration, weights and tokenizer; None for a model of the Hub."""
+    folder = Path(local_name(model))
+    if not folder.is_dir():
+        return None
+    digest = hashlib.sha256()
+    for path in model_files(folder):
+        digest.update(path.name.encode())
+        with path.open("rb") as stream:
+            while chunk := stream.read(CHUNK_BYTES):
+                digest.update(chunk)
+    return digest.hexdigest()
 
 
 def _prepared(store_folder: Path, side: Side) -> Path:
@@ -120,17 +145,3 @@ def _sort_target_modules(path: Path) -> None:
     values = json.loads(path.read_text(encoding="utf-8"))
     values["target_modules"] = sorted(values["target_modules"])
     path.write_text(json.dumps(values, indent=2, sort_keys=True), encoding="utf-8")
-
-
-def _sha256_of_model(model: str) -> str | None:
-    """Return the SHA-256 of a local model's configuration, weights and tokenizer; None for a model of the Hub."""
-    folder = Path(local_name(model))
-    if not folder.is_dir():
-        return None
-    digest = hashlib.sha256()
-    for path in sorted({path for pattern in MODEL_FILES for path in folder.glob(pattern)}):
-        digest.update(path.name.encode())
-        with path.open("rb") as stream:
-            while chunk := stream.read(CHUNK_BYTES):
-                digest.update(chunk)
-    return digest.hexdigest()

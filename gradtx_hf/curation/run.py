@@ -1,24 +1,24 @@
 """``curate``: public data and two models to a store of update pairs, resumable, in one or several processes.
 
 Every run depends on (seed, side, shadow set), its data and the runs of its pack alone, and packs on the plan; so any
-number of workers, in any order, with any interruption, ends with the same bytes. A pack is done as a whole, again if
-need be.
+number of workers, in any order, with any interruption, ends with the same bytes. A pack goes on from its last
+checkpoint; where a shard of a finished one is missing, it is done again as a whole.
 """
 
 from __future__ import annotations
 
 import logging
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import replace
-from itertools import chain
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, cast
 
 from datasets import Dataset
-from filelock import FileLock, Timeout
 
 from gradtx_hf.curation.arguments import CurationArguments
 from gradtx_hf.curation.initial import (
@@ -27,7 +27,7 @@ from gradtx_hf.curation.initial import (
     initial_layout,
     publish_initial_adapter,
 )
-from gradtx_hf.curation.packing import plan_packs
+from gradtx_hf.curation.packing import choose_packs
 from gradtx_hf.curation.shadow_sets import (
     Corpus,
     Mixture,
@@ -36,21 +36,19 @@ from gradtx_hf.curation.shadow_sets import (
     plan_shadow_sets,
     run_seed,
 )
-from gradtx_hf.curation.worker import Pack, Run, SideRuns, perform_pack, release_models
+from gradtx_hf.curation.share import LOCK_FILE, Share, hold_store
+from gradtx_hf.curation.units import missing_packs
+from gradtx_hf.curation.worker import WORK_FOLDER, Pack, perform_pack, release_models
 from gradtx_hf.errors import StoreError
 from gradtx_hf.finetuning import FineTuningRecipe, load_examples
-from gradtx_hf.finetuning.data import without_bars
-from gradtx_hf.finetuning.language_model import load_tokenizer
 from gradtx_hf.finetuning.pool import run_jobs
-from gradtx_hf.finetuning.public_data import describe_corpus, rows_of_shadow_set, tokenize_corpora
+from gradtx_hf.finetuning.public_data import describe_corpus
 from gradtx_hf.hub import pin_revision
 from gradtx_hf.playground import local_name
 from gradtx_hf.updates.store import PLAN_FILE, SIDES, Side, UpdateStore
 
 
 logger = logging.getLogger(__name__)
-
-LOCK_FILE = ".lock"
 
 
 def curate(arguments: CurationArguments) -> UpdateStore:
@@ -64,7 +62,8 @@ def curate(arguments: CurationArguments) -> UpdateStore:
         arguments: What to do; an ``output_dir`` that holds the same curation unfinished is continued.
 
     Returns:
-        The complete store; beside it in its folder, ``source_init`` and ``target_init``, both PEFT adapters.
+        The complete store; beside it in its folder, ``source_init`` and ``target_init``, both PEFT adapters. With
+        ``plan_only`` or ``share`` the store as far as it goes.
 
     Raises:
         MissingFileError: If a model or a data set is not there.
@@ -72,14 +71,23 @@ def curate(arguments: CurationArguments) -> UpdateStore:
         ConfigurationError: If a model lacks a module, or a run diverged.
         LayoutError: If a module is of none of the token kinds.
         OutputExistsError: If the output folder holds something else.
-        StoreError: If it holds another curation, or another process is writing to it.
+        StoreError: If it holds another curation, another process is writing to it, or it lacks the plan of a share.
+        MissingExtraError: If it is to be done on Ray, which is not installed.
     """
     folder = Path(arguments.output_dir)
+    share = None if arguments.share is None else Share.parse(arguments.share)
+    if arguments.farm == "ray":
+        import gradtx_hf.curation.farm  # noqa: F401 - an extra; refused now if it is missing
     UpdateStore.require_usable(folder)
+    if share is not None and not (folder / PLAN_FILE).is_file():
+        raise StoreError(
+            f"'{folder}' has no plan to take a share of. Make it first: the same gradtx curate command with plan_only: "
+            "true in place of share."
+        )
     arguments, pins = _pin(arguments, folder)
     examples = {label: load_examples(source) for label, source in arguments.sources.items()}
     settings = {side: _settings(arguments, side) for side in SIDES}
-    with _locked(folder):
+    with _held(folder, share):
         source_layout, target_layout = (
             initial_layout(
                 folder,
@@ -91,10 +99,18 @@ def curate(arguments: CurationArguments) -> UpdateStore:
             for side in SIDES
         )
         plan = _plan(arguments, examples, settings) | {"pins": pins}
+        plan |= choose_packs(plan, arguments, examples, settings)
         store = UpdateStore.create(folder, plan=plan, source_layout=source_layout, target_layout=target_layout)
         for side in SIDES:
             publish_initial_adapter(folder, side)
-        _perform_missing_runs(store, arguments, examples, settings)
+        if arguments.plan_only:
+            logger.info("wrote the plan of %s", folder)
+            return store
+        _perform_missing_packs(store, arguments, examples, settings, share=share)
+        if share is not None:
+            logger.info("did share %s of %s", share, folder)
+            return store
+        shutil.rmtree(folder / WORK_FOLDER, ignore_errors=True)  # of packs that were killed when all was written
         store.finish()
     num_runs = [len(store.shadow_sets(side)) for side in SIDES]
     logger.info(
@@ -177,7 +193,6 @@ def _plan(
     return {
         "num_shadow_sets": arguments.num_shadow_sets,
         "num_snapshots": arguments.num_snapshots,
-        "pack": {"source": arguments.pack, "target": arguments.target_pack},
         "seed": arguments.seed,
         "token_kinds": arguments.token_kinds,
         **{side: settings[side].to_plan() for side in SIDES},
@@ -187,83 +202,57 @@ def _plan(
     }
 
 
-def _perform_missing_runs(
+def _perform_missing_packs(
     store: UpdateStore,
     arguments: CurationArguments,
     examples: Mapping[str, Dataset],
     settings: Mapping[Side, SideSettings],
+    *,
+    share: Share | None,
 ) -> None:
-    planned = {side: plan_packs(store.shadow_sets(side), pack=store.plan["pack"][side]) for side in SIDES}
-    missing = {
-        side: [sets for sets in packs if not all(store.has(side, k) for k in sets)] for side, packs in planned.items()
-    }
-    num_missing, num_planned = (
-        sum(len(sets) for packs in each.values() for sets in packs) for each in (missing, planned)
-    )
-    logger.info("%d of %d runs are to be done in %s", num_missing, num_planned, store.folder)
     with tempfile.TemporaryDirectory(prefix="gradtx-") as scratch:
-        packs: list[Pack] = []
-        for side in SIDES:
-            if missing[side]:
-                tokens_folder = str(Path(scratch) / side)
-                shared = SideRuns(str(store.folder), side, settings[side], tokens_folder, arguments.num_snapshots)
-                packs += _prepare_packs(store.plan, missing[side], shared, examples)
-        try:
-            for _ in run_jobs(perform_pack, packs, num_workers=arguments.num_workers, description="curating packs"):
-                pass
-        except BrokenProcessPool as error:
-            raise StoreError(
-                f"a worker process of the curation of '{store.folder}' was ended from outside, perhaps for want of "
-                "memory: lower num_workers, pack or target_pack. The same gradtx curate command continues."
-            ) from error
-        finally:
-            release_models()
+        packs = missing_packs(
+            store, settings, examples, scratch=Path(scratch), checkpoint_seconds=arguments.checkpoint_seconds
+        )
+        if share is not None:
+            first = {"source": 0, "target": len(store.plan["units"]["source"])}  # places in the whole plan
+            packs = [pack for pack in packs if share.takes(first[pack.shared.side] + pack.number)]
+        num_missing, num_planned = sum(len(pack.runs) for pack in packs), sum(len(store.shadow_sets(s)) for s in SIDES)
+        logger.info("%d of %d runs are to be done in %s", num_missing, num_planned, store.folder)
+        _perform(packs, store, arguments)
 
 
-def _prepare_packs(
-    plan: Mapping[str, Any], packs: Sequence[Sequence[int]], shared: SideRuns, examples: Mapping[str, Dataset]
-) -> list[Pack]:
-    """Tokenize the rows that the runs of a side read, save them, and return the packs of these runs.
+def _perform(packs: Sequence[Pack], store: UpdateStore, arguments: CurationArguments) -> None:
+    if arguments.farm == "ray":
+        from gradtx_hf.curation import farm  # an extra
 
-    Args:
-        plan: The store's plan.
-        packs: The shadow sets of every pack.
-        shared: What the runs share.
-        examples: The corpora by label.
-    """
-    rows_of_set = {k: rows_of_shadow_set(plan, k) for sets in packs for k in sets}
-    rows = sorted(set(chain.from_iterable(rows_of_set.values())))
-    tokenizer = load_tokenizer(shared.settings.model, revision=shared.settings.revision)
-    tokenized = tokenize_corpora(examples, tokenizer, max_length=shared.settings.recipe.max_length, rows=rows)
-    with without_bars():
-        tokenized.save_to_disk(shared.tokens_folder)
-    place = {row: i for i, row in enumerate(rows)}
-
-    def run(k: int) -> Run:
-        return Run(k, tuple(place[row] for row in rows_of_set[k]), run_seed(plan["seed"], shared.side, k))
-
-    return [Pack(shared, tuple(run(k) for k in sets)) for sets in packs]
+        farm.perform_on_ray(packs, store, address=arguments.ray_address)
+        return
+    is_alone = arguments.num_workers == 1 or len(packs) == 1
+    function = partial(perform_pack, show_progress=is_alone)
+    try:
+        for _ in run_jobs(function, packs, num_workers=arguments.num_workers, description="curating packs"):
+            pass
+    except BrokenProcessPool as error:
+        raise StoreError(
+            f"a worker process of the curation of '{store.folder}' was ended from outside, perhaps for want of "
+            "memory: lower num_workers, pack or target_pack. The same gradtx curate command continues."
+        ) from error
+    finally:
+        release_models()
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Hold the folder; the operating system lets go of it when the process ends, however it ends.
-
-    A curation that is refused before its plan is written leaves nothing behind.
-    """
+def _held(folder: Path, share: Share | None) -> Iterator[None]:
+    """Hold the folder; a curation that is refused before its plan is written leaves nothing behind."""
     is_new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / LOCK_FILE, timeout=0)
-    try:
-        lock.acquire()
-    except Timeout as error:
-        raise StoreError(f"another process is curating into '{folder}'. Wait for it, or name a new folder.") from error
-    try:
-        yield
-    finally:
-        if not (folder / PLAN_FILE).is_file():
-            discard_initial_adapters(folder)
-            (folder / LOCK_FILE).unlink(missing_ok=True)
-            if is_new:
-                folder.rmdir()
-        lock.release()
+    with hold_store(folder, share):
+        try:
+            yield
+        finally:
+            if not (folder / PLAN_FILE).is_file():
+                discard_initial_adapters(folder)
+                (folder / LOCK_FILE).unlink(missing_ok=True)
+                if is_new:
+                    folder.rmdir()

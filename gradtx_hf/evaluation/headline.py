@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from gradtx_hf.evaluation.methods import CEILING, SOURCE_CLIENT, TRANSLATED, method_of
+from gradtx_hf.evaluation.methods import CEILING, TRANSLATED, method_of
 from gradtx_hf.evaluation.report import Report
 from gradtx_hf.evaluation.summary import GroupSummary
 
@@ -103,8 +103,8 @@ def _lead_sentence(summary: GroupSummary, best: str) -> str:
 
 
 def _controls(summary: GroupSummary) -> list[str]:
-    """Return all methods but the translated adapter, the source client and the ceiling."""
-    return [name for name in summary.methods if name not in (TRANSLATED, CEILING, SOURCE_CLIENT)]
+    """Return all methods but the translated adapter, small models and the ceiling."""
+    return [name for name in summary.methods if method_of(name).kind not in ("translated", "source", "ceiling")]
 
 
 def _best_control(summary: GroupSummary) -> str | None:

@@ -50,8 +50,25 @@ STORE_CONTROLS = ("shadow_mean", "nearest_shadow", "ridge")
 RIVALS: dict[str, Method] = {
     "functional_linear": Method("Functional linear map alone", "functional linear map", "rival"),
     "paper_objective": Method("Paper's objective (parameter-space MSE)", "paper's objective", "rival"),
+    "source_best": Method("Source client, fine-tuned for itself", "source client fine-tuned for itself", "source"),
+    "low_rank_map": Method("Low-rank linear map on update tokens", "low-rank map", "rival"),
+    "cross_lora": Method("Cross-LoRA (SVD bases of the base weights)", "Cross-LoRA", "rival"),
+    "proxy_tuning": Method("Proxy tuning (logits of three models)", "proxy tuning", "rival"),
+    "proxy_tuning_same": Method(
+        "Proxy tuning, with the adapter that is translated", "proxy tuning, same adapter", "rival"
+    ),
+    "distilled": Method("Distilled on public text", "distillation", "rival"),
+    "distilled_same": Method("Distilled, from the adapter that is translated", "distillation, same adapter", "rival"),
+    "refined_mean": Method("Mean shadow update, refined by distillation", "refined mean shadow", "rival"),
+    "refined_translation": Method("Translated adapter, refined by distillation", "refined translation", "rival"),
+    "w2s_public": Method("W2S on public inputs", "W2S on public inputs", "rival"),
+    "confidence_public": Method("Conf on public inputs", "Conf on public inputs", "rival"),
+    "vissup_public": Method("VisSup on public inputs", "VisSup on public inputs", "rival"),
+    "w2s": Method("W2S on private inputs", "W2S on private inputs", "rival"),
+    "confidence": Method("Conf on private inputs", "Conf on private inputs", "rival"),
+    "vissup": Method("VisSup on private inputs", "VisSup on private inputs", "rival"),
 }
-"""Names of further translators that have a label of their own; any other name of a rival is its label."""
+"""Further methods that have a label of their own; any other name of a rival is its label."""
 
 
 def method_of(name: str) -> Method:

@@ -154,6 +154,8 @@ class Report:
             **({} if client.study_seed is None else {"study_seed": client.study_seed}),
             "scores": client.scores,
             **({"nats_per_token": client.nats_per_token} if client.nats_per_token else {}),
+            **({"example_scores": client.example_scores} if client.example_scores else {}),
+            **({} if client.test_set is None else {"test_set": client.test_set}),
             **{name: share.value for name, share in shares.items()},
             "reasons": {name: share.reason for name, share in shares.items() if share.reason},
         }
@@ -183,6 +185,8 @@ def _client_from_json(values: Mapping[str, Any]) -> ClientScores:
         seed=values.get("seed"),
         nats_per_token=values.get("nats_per_token", {}),
         study_seed=values.get("study_seed"),
+        example_scores=values.get("example_scores", {}),
+        test_set=values.get("test_set"),
     )
 
 
@@ -193,6 +197,7 @@ def _group_from_json(values: Mapping[str, Any]) -> GroupSummary:
             gain_recovered=Recovered(**method["gain_recovered"]),
             lead_of_translated=Estimate(**method["lead_of_translated"]) if method["lead_of_translated"] else None,
             nats_per_token=Estimate(**method["nats_per_token"]) if method.get("nats_per_token") else None,
+            p_value=method.get("p_value"),
         )
         for name, method in values["methods"].items()
     }

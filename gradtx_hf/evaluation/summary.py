@@ -1,10 +1,10 @@
 """Means over clients with bootstrap intervals, in groups of seen and unseen tasks.
 
-Tasks are resampled with replacement, each with all its clients: several seeds of one task are not independent, and an
-interval is to hold for further tasks. Where several evaluations are pooled, a task of one study seed and the same
-task of another are two (see ``pooling``). The draws are the same for every method, so that comparisons are paired.
-Intervals are 95 % percentile intervals; with fewer than two tasks there are none.
-Axes: C clients, T tasks, K draws, M methods. Source: ours.
+Tasks are resampled, and the examples within them where their scores are known (see ``resampling``): several seeds of
+one task are not independent, and an interval is to hold for further tasks. Where several evaluations are pooled, a
+task of one study seed and the same task of another are two (see ``pooling``). Draws are the same for every method, so
+that comparisons are paired; leads of the translated adapter have a permutation test too (see ``paired``).
+Axes: C clients, K draws, M methods. Source: ours.
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import cached_property
 
 import numpy as np
 
 from gradtx_hf.errors import DataError
+from gradtx_hf.evaluation.examples import decode_examples
 from gradtx_hf.evaluation.methods import (
     CEILING,
     SOURCE_CLIENT,
@@ -25,12 +26,10 @@ from gradtx_hf.evaluation.methods import (
     method_of,
     ordered_methods,
 )
+from gradtx_hf.evaluation.paired import sign_flip_p, sums_by, sums_by_example
 from gradtx_hf.evaluation.pgr import Recovered, share_of_gap
+from gradtx_hf.evaluation.resampling import draw_example_means, draw_means, interval
 
-
-NUM_DRAWS = 2000
-"""Bootstrap draws (ours)."""
-PERCENTILES = (2.5, 97.5)
 
 Cluster = tuple[int | None, str]
 """A task within its study seed; None where there is one study only."""
@@ -49,6 +48,9 @@ class ClientScores:
         nats_per_token: Method name to the mean negative log-likelihood of the reference completions, in nats per
             token; empty where the metric has no completions.
         study_seed: In a pooled report, the seed of the evaluation that the client was in.
+        example_scores: Method name to its scores of the held-out examples one by one, as ``encode_examples`` writes
+            them; empty where they are not known.
+        test_set: What these examples are called; clients that share it have the same ones in the same order.
     """
 
     task: str
@@ -57,6 +59,8 @@ class ClientScores:
     seed: int | None = None
     nats_per_token: Mapping[str, float | None] = field(default_factory=dict)
     study_seed: int | None = None
+    example_scores: Mapping[str, str] = field(default_factory=dict)
+    test_set: str | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "scores", _finite(self.scores))
@@ -86,7 +90,8 @@ class Estimate:
 
     Attributes:
         mean: The mean.
-        low: Lower end of its 95 % bootstrap interval over tasks; None where the clients have fewer than two.
+        low: Lower end of its 95 % bootstrap interval; None where the clients have one task, unless the scores of its
+            examples are known.
         high: Upper end of that interval.
         num_clients: Clients averaged over.
     """
@@ -108,12 +113,15 @@ class MethodSummary:
             either direction of the metric. None without a client that has both scores.
         nats_per_token: Its mean in nats per token of the reference completions, lower is better; None where no client
             has one.
+        p_value: Two-sided p of that lead: sign flips over tasks, over examples where there is one task only; None
+            where there are neither.
     """
 
     score: Estimate
     gain_recovered: Recovered
     lead_of_translated: Estimate | None
     nats_per_token: Estimate | None = None
+    p_value: float | None = None
 
 
 @dataclass(frozen=True)
@@ -183,67 +191,118 @@ class _Group:
         )
 
     def _method(self, name: str) -> MethodSummary:
-        paired, paired_tasks = self._columns((TRANSLATED, name))
-        alone, tasks = self._columns((name,))
-        leads = (paired[:, :1] - paired[:, 1:]) * (1.0 if self.higher_is_better else -1.0)
-        nats, nats_tasks = _complete([(c.cluster, [c.nats_per_token.get(name)]) for c in self.clients], num_columns=1)
+        alone, paired = self._scored((name,)), self._scored((TRANSLATED, name))
+        leads = (self._leads(paired.columns), None if paired.draws is None else self._leads(paired.draws))
+        nats = [(c, value) for c in self.clients if (value := c.nats_per_token.get(name)) is not None]
+        values = np.array([value for _, value in nats]).reshape(-1, 1)
         return MethodSummary(
-            score=self._estimate(alone, tasks),
+            score=_estimate(alone.columns, alone.draws),
             gain_recovered=self._share((name, TARGET_UNTOUCHED, CEILING)),
-            lead_of_translated=self._estimate(leads, paired_tasks) if len(leads) else None,
-            nats_per_token=self._estimate(nats, nats_tasks) if len(nats) else None,
+            lead_of_translated=_estimate(*leads) if paired.clients else None,
+            nats_per_token=(
+                _estimate(values, draw_means(values, [c.cluster for c, _ in nats], seed=self.seed)) if nats else None
+            ),
+            p_value=self._p_value(paired) if paired.clients and name != TRANSLATED else None,
         )
 
-    def _columns(self, names: Sequence[str]) -> tuple[np.ndarray, list[Cluster]]:
-        """Return ``[C, len(names)]`` of the clients that have all of these scores, and these clients' tasks."""
-        rows = [(client.cluster, [client.scores.get(name) for name in names]) for client in self.clients]
-        return _complete(rows, num_columns=len(names))
+    def _leads(self, columns: np.ndarray) -> np.ndarray:
+        """Return by how much the first of two columns is better, ``[..., 1]``."""
+        leads: np.ndarray = (columns[:, :1] - columns[:, 1:]) * (1.0 if self.higher_is_better else -1.0)
+        return leads
 
-    def _resampled(self, columns: np.ndarray, tasks: Sequence[Cluster]) -> np.ndarray | None:
-        """Return the means of ``[C, M]`` over the clients of resampled tasks, ``[K, M]``; None for a single task."""
-        names = list(dict.fromkeys(tasks))
-        if len(names) < 2:
+    def _p_value(self, paired: _Scores) -> float | None:
+        tasks = [client.cluster for client in paired.clients]
+        if len(set(tasks)) > 1:
+            return sign_flip_p(sums_by(tasks, self._leads(paired.columns)[:, 0]), seed=self.seed)
+        if not all(name in client.example_scores for client in paired.clients for name in paired.names):
             return None
-        membership = np.array([[task == name for task in tasks] for name in names], dtype=np.float64)  # [T, C]
-        draws = _draws(len(names), self.seed)
-        sums = (membership @ columns)[draws].sum(1)
-        num_clients = membership.sum(1)[draws].sum(1)
-        means: np.ndarray = sums / num_clients[:, None]
-        return means
-
-    def _estimate(self, values: np.ndarray, tasks: Sequence[Cluster]) -> Estimate:
-        """Return the mean of ``[C, 1]`` with its interval."""
-        draws = self._resampled(values, tasks)
-        low, high = (None, None) if draws is None else _interval(draws)
-        return Estimate(float(values.mean()), low, high, len(values))
+        scores = [_examples(client, paired.names) for client in paired.clients]
+        differences = [self._leads(columns)[:, 0] for columns in scores]
+        return sign_flip_p(sums_by_example(differences, _test_sets(paired.clients)), seed=self.seed)
 
     def _share(self, names: tuple[str, str, str]) -> Recovered:
-        columns, tasks = self._columns(names)
-        if not len(columns):
-            absent = [name for name in names if not len(self._columns((name,))[0])]
+        scored = self._scored(names)
+        if not scored.clients:
+            absent = [name for name in names if not self._scored((name,)).clients]
             lacking = " and the ".join(method_of(name).short for name in absent or names)
             return Recovered(None, f"no client has a score of the {lacking}")
-        reached, lower, upper = columns.mean(0).tolist()
-        draws = self._resampled(columns, tasks)  # [K, 3]
+        reached, lower, upper = scored.columns.mean(0).tolist()
+        draws = scored.draws  # [K, 3]
         share = share_of_gap(
             (reached, lower, upper),
             names=names,
             higher_is_better=self.higher_is_better,
-            gap_interval=None if draws is None else _interval(draws[:, 2] - draws[:, 1]),
+            gap_interval=None if draws is None else interval(draws[:, 2] - draws[:, 1]),
         )
         if share.value is None or draws is None:
             return share
         gaps = draws[:, 2] - draws[:, 1]
         # A draw without a gap has no share; where the gap is certain they are rare.
         shares = (draws[:, 0] - draws[:, 1])[gaps != 0] / gaps[gaps != 0]
-        low, high = _interval(shares)
+        low, high = interval(shares)
         return replace(share, low=low, high=high)
 
+    def _scored(self, names: tuple[str, ...]) -> _Scores:
+        """Return the scores of the clients that have all of these."""
+        members = [c for c in self.clients if all(c.scores.get(name) is not None for name in names)]
+        columns = np.array([[c.scores[name] for name in names] for c in members], dtype=np.float64)
+        columns = columns.reshape(-1, len(names))
+        if members and all(name in c.example_scores for c in members for name in names):
+            drawn = self._example_draws(members)
+            return _Scores(names, members, columns, np.stack([drawn[name] for name in names], axis=1))
+        draws = draw_means(columns, [c.cluster for c in members], seed=self.seed)
+        return _Scores(names, members, columns, draws)
 
-@lru_cache(maxsize=64)
-def _draws(num_tasks: int, seed: int) -> np.ndarray:
-    """Return indices of resampled tasks ``[K, T]``; the same for every method, which makes comparisons paired."""
-    return np.random.default_rng(seed).integers(num_tasks, size=(NUM_DRAWS, num_tasks))
+    def _example_draws(self, members: Sequence[ClientScores]) -> Mapping[str, np.ndarray]:
+        """Return the resampled means ``[K]`` of every method of which these clients' example scores are known."""
+        key = tuple(map(id, members))
+        if key not in self._known_draws:
+            names = [n for n in members[0].example_scores if all(n in c.example_scores for c in members)]
+            drawn = draw_example_means(
+                [_examples(client, names) for client in members],
+                [client.cluster for client in members],
+                _test_sets(members),
+                seed=self.seed,
+            )
+            self._known_draws[key] = dict(zip(names, drawn.T, strict=True))
+        return self._known_draws[key]
+
+    @cached_property
+    def _known_draws(self) -> dict[tuple[int, ...], dict[str, np.ndarray]]:
+        return {}
+
+
+@dataclass(frozen=True)
+class _Scores:
+    """Scores of M methods on the clients that have all of them.
+
+    Attributes:
+        names: The methods.
+        clients: The clients.
+        columns: Their scores ``[C, M]``.
+        draws: Resampled means ``[K, M]``; None where nothing can be resampled.
+    """
+
+    names: tuple[str, ...]
+    clients: Sequence[ClientScores]
+    columns: np.ndarray
+    draws: np.ndarray | None
+
+
+def _estimate(values: np.ndarray, draws: np.ndarray | None) -> Estimate:
+    """Return the mean of ``[C, 1]`` with its interval."""
+    low, high = (None, None) if draws is None else interval(draws)
+    return Estimate(float(values.mean()), low, high, len(values))
+
+
+def _examples(client: ClientScores, names: Sequence[str]) -> np.ndarray:
+    """Return a client's example scores ``[N, M]``."""
+    return np.stack([decode_examples(client.example_scores[name]) for name in names], axis=1)
+
+
+def _test_sets(clients: Sequence[ClientScores]) -> list[str]:
+    """Return what the clients' examples are called; those that have no name are a client's own."""
+    return [client.test_set or f"client {number}" for number, client in enumerate(clients)]
 
 
 def _finite(scores: Mapping[str, float | None]) -> dict[str, float | None]:
@@ -251,17 +310,3 @@ def _finite(scores: Mapping[str, float | None]) -> dict[str, float | None]:
     return {
         name: float(score) if score is not None and math.isfinite(score) else None for name, score in scores.items()
     }
-
-
-def _complete(
-    rows: Sequence[tuple[Cluster, Sequence[float | None]]], *, num_columns: int
-) -> tuple[np.ndarray, list[Cluster]]:
-    """Return the rows without a gap, ``[C, num_columns]``, and their tasks."""
-    complete = [(task, row) for task, row in rows if None not in row]
-    columns = np.array([row for _, row in complete], dtype=np.float64).reshape(-1, num_columns)
-    return columns, [task for task, _ in complete]
-
-
-def _interval(draws: np.ndarray) -> tuple[float, float]:
-    low, high = np.percentile(draws, PERCENTILES).tolist()
-    return low, high

@@ -3,14 +3,16 @@
 One step (Abadi et al., 2016): every row is in it with probability q = expected batch / rows; the gradient of each row's
 own mean loss is clipped to norm C; the sum, plus Gaussian noise of standard deviation sigma C, is divided by the
 expected batch. A step that draws no row is a step all the same, of noise alone. Batches larger than ``batch_size`` run
-in chunks. Sampling and noise come from ``private_random``; the seed decides on dropout alone.
+in chunks. Sampling, noise and dropout come from ``private_random``, whatever the trainer's seed: were the masks of
+dropout known, a row more would move the rows after it to other masks, and so change more of the sum than one row's
+share.
 """
 
 from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -29,7 +31,7 @@ from gradtx_hf.finetuning.clipping import RowClipper, row_clipper, row_losses
 from gradtx_hf.finetuning.dp_checks import require_private_model, require_private_options, require_private_recipe
 from gradtx_hf.finetuning.encoding import IGNORED
 from gradtx_hf.finetuning.privacy import ClippingMode, PrivacySettings, PrivacyStatement
-from gradtx_hf.finetuning.private_random import private_normal, private_uniform
+from gradtx_hf.finetuning.private_random import private_dropout, private_normal, private_uniform
 from gradtx_hf.finetuning.progress import StepBar
 from gradtx_hf.finetuning.recipe import FineTuningRecipe
 from gradtx_hf.finetuning.trainer import AdapterSFTTrainer, pad_token_id, require_tokens, restored, training_arguments
@@ -76,6 +78,11 @@ class PoissonSampler(Sampler[list[int]]):
 class DPSFTTrainer(AdapterSFTTrainer):
     """AdapterSFTTrainer that takes DP-SGD's steps; the physical batch is ``per_device_train_batch_size``.
 
+    Attributes:
+        steps: Noise, sample rate and number of the steps.
+        expected_batch_size: Rows per step on average.
+        max_grad_norm: Norm C that every row's gradient is clipped to.
+
     Args:
         expected_batch_size: Rows per step on average; the sample rate is their share of all rows.
         noise_multiplier: Standard deviation of the noise over ``max_grad_norm``.
@@ -107,8 +114,8 @@ class DPSFTTrainer(AdapterSFTTrainer):
                 "Set batch_size, or gradient_accumulation_steps."
             )
         self.steps = NoisySteps(noise_multiplier, expected_batch_size / num_rows, options["args"].max_steps)
-        self._expected_batch_size = expected_batch_size
-        self._max_grad_norm = max_grad_norm
+        self.expected_batch_size = expected_batch_size
+        self.max_grad_norm = max_grad_norm
         self._clipping = clipping
         self._clipper: RowClipper | None = None
         super().__init__(**options)
@@ -136,15 +143,18 @@ class DPSFTTrainer(AdapterSFTTrainer):
             )
         if self.state.global_step:
             raise ConfigurationError("a private run was trained already and would spend again. Make a new trainer.")
-        with row_clipper(self._adapted, mode=self._clipping, max_grad_norm=self._max_grad_norm) as self._clipper:
+        with row_clipper(self._adapted, mode=self._clipping, max_grad_norm=self.max_grad_norm) as self._clipper:
             return super().train(ignore_keys_for_eval=ignore_keys_for_eval)
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Return the loader of Poisson batches, which accelerate must not prepare: it would draw them anew."""
-        sampler = PoissonSampler(
+        return DataLoader(self._rows, batch_sampler=self.batches(), collate_fn=self._chunks)
+
+    def batches(self) -> Sampler[list[int]]:
+        """Return the rows of every step; an audit leaves canaries out here."""
+        return PoissonSampler(
             num_rows=len(self._rows), sample_rate=self.steps.sample_rate, num_batches=self.steps.num_steps
         )
-        return DataLoader(self._rows, batch_sampler=sampler, collate_fn=self._chunks)
 
     def training_step(
         self,
@@ -164,22 +174,38 @@ class DPSFTTrainer(AdapterSFTTrainer):
         """
         assert self._clipper is not None, "only train() takes steps"
         model.train()
+        with private_dropout():
+            chunks: Any = self._prepare_inputs(inputs)["chunks"]
+        sums, losses = self.clipped_sums(model, chunks)
+        deviation = self.steps.noise_multiplier * self.max_grad_norm
+        for parameter, total in zip(self._clipper.parameters, sums, strict=True):
+            noise = (deviation * private_normal(total.shape)).to(total)
+            parameter.grad = (total + noise) / self.expected_batch_size
+        if not len(losses):
+            return torch.zeros((), device=sums[0].device)
+        self.step_losses.append(losses.mean())
+        return self.step_losses[-1]
+
+    def clipped_sums(self, model: torch.nn.Module, chunks: Sequence[dict[str, Tensor]]) -> tuple[list[Tensor], Tensor]:
+        """Return the sum of the clipped gradients of a step's rows, before noise; an audit adds its canaries here.
+
+        Args:
+            model: The model in training.
+            chunks: Batches of ``input_ids``, ``labels`` and ``attention_mask``, each ``[B, T]``; or none.
+
+        Returns:
+            One tensor for each trainable parameter, in its shape, and the rows' losses.
+        """
+        assert self._clipper is not None, "only train() takes steps"
         sums = [torch.zeros_like(parameter) for parameter in self._clipper.parameters]
-        losses: list[Tensor] = []
-        for chunk in self._prepare_inputs(inputs)["chunks"]:
+        losses = [torch.zeros(0, device=sums[0].device)]
+        for chunk in chunks:
             outputs = model(input_ids=chunk["input_ids"], attention_mask=chunk["attention_mask"], use_cache=False)
             losses.append(row_losses(outputs.logits, chunk["labels"], ignored=IGNORED))
             for total, clipped in zip(sums, self._clipper.clipped_sum(losses[-1]), strict=True):
                 total += clipped
             losses[-1] = losses[-1].detach()
-        deviation = self.steps.noise_multiplier * self._max_grad_norm
-        for parameter, total in zip(self._clipper.parameters, sums, strict=True):
-            noise = (deviation * private_normal(total.shape)).to(total)
-            parameter.grad = (total + noise) / self._expected_batch_size
-        if not losses:
-            return torch.zeros((), device=sums[0].device)
-        self.step_losses.append(torch.cat(losses).mean())
-        return self.step_losses[-1]
+        return sums, torch.cat(losses)
 
     def _chunks(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         size = self.args.per_device_train_batch_size
@@ -193,9 +219,9 @@ def fine_tune_private(  # noqa: PLR0913 - the arguments of fine_tune, and how pr
     tokenizer: PreTrainedTokenizerBase,
     recipe: FineTuningRecipe,
     privacy: PrivacySettings,
-    seed: int = 0,
     callbacks: Sequence[TrainerCallback] = (),
     show_progress: bool = False,
+    trainer_class: Callable[..., DPSFTTrainer] = DPSFTTrainer,
 ) -> PrivateResult:
     """Fine-tune a model's active adapter by DP-SGD, in place, from the values that it has.
 
@@ -206,9 +232,9 @@ def fine_tune_private(  # noqa: PLR0913 - the arguments of fine_tune, and how pr
         recipe: How to train: a step draws ``batch_size * gradient_accumulation_steps`` rows on average, ``batch_size``
             in memory at a time. Its ``max_grad_norm`` has no part: that of ``privacy`` clips every row.
         privacy: How private.
-        seed: Seed of dropout; the global random states are set to it. Neither rows nor noise follow from it.
         callbacks: Further callbacks, such as recorders of snapshots: what they see of the adapter is covered.
         show_progress: Show a bar of the steps on stderr.
+        trainer_class: What takes the steps; an audit gives one that inserts canaries.
 
     Raises:
         ConfigurationError: If something would break the guarantee, or the loss did not stay finite.
@@ -219,12 +245,12 @@ def fine_tune_private(  # noqa: PLR0913 - the arguments of fine_tune, and how pr
     expected = recipe.batch_size * recipe.gradient_accumulation_steps
     with tempfile.TemporaryDirectory(prefix="gradtx-") as scratch, restored(model):
         arguments = training_arguments(
-            replace(recipe, gradient_accumulation_steps=1, max_grad_norm=0.0), seed=seed, scratch=scratch
+            replace(recipe, gradient_accumulation_steps=1, max_grad_norm=0.0), seed=0, scratch=scratch
         )
         arguments.bf16 = False  # rounding after the norms are known would let rows pass C
         rate = min(expected / len(examples), 1.0)
         delta = privacy.delta_for(len(examples))
-        trainer = DPSFTTrainer(
+        trainer = trainer_class(
             expected_batch_size=expected,
             noise_multiplier=_noise(privacy, rate, recipe.num_steps, delta),
             max_grad_norm=privacy.max_grad_norm,

@@ -33,6 +33,10 @@ def require_private_recipe(recipe: FineTuningRecipe) -> None:
             f"a private run cannot have num_parts={recipe.num_parts}: which part a row goes to depends on the rows "
             "before it. Set num_parts=1 and a larger batch_size."
         )
+    if recipe.row_noise:
+        raise ConfigurationError(
+            "row_noise is for shadow runs: a private run's noise follows from privacy. Leave it out."
+        )
 
 
 def require_private_options(options: Mapping[str, Any]) -> None:
@@ -93,6 +97,12 @@ def require_private_model(model: PeftModel, *, clipping: ClippingMode) -> None:
             )
     if any(isinstance(module, _BatchNorm) for module in modules.values()):
         raise ConfigurationError("a model with batch normalisation mixes rows, and cannot be trained privately.")
+    halves = [name for name, p in model.named_parameters() if p.requires_grad and p.dtype.itemsize < 4]
+    if halves:
+        raise ConfigurationError(
+            f"parameter '{halves[0]}' is not in float32, and rounding would let rows pass the clipping norm. Load the "
+            "adapter in float32, as PEFT does by itself."
+        )
     narrow = {str(p.dtype).removeprefix("torch.") for p in model.parameters() if p.dtype.itemsize < 4}
     if clipping == "ghost" and narrow:
         raise ConfigurationError(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -29,27 +30,28 @@ def generate_completions(
     max_new_tokens: int,
     batch_size: int = 64,
 ) -> list[str]:
-    """Complete prompts greedily, whatever the model's own generation settings say.
+    """Complete prompts greedily, whatever the model's own generation settings say but for their end tokens.
 
     Args:
         model: A causal language model, with or without adapter; put into evaluation mode.
         tokenizer: The model's tokenizer; it is left as it is.
         prompts: The prompts: texts, or chats.
-        max_new_tokens: Most tokens of a completion; it ends earlier at the tokenizer's EOS token.
+        max_new_tokens: Most tokens of a completion; it ends earlier at the tokenizer's EOS token, and at any end token
+            that the model's generation settings name: chat models end a turn with one and a text with another.
         batch_size: Prompts at once.
 
     Returns:
         The completions without the prompts and without special tokens, in the prompts' order.
     """
     model.eval()
-    end = tokenizer.eos_token_id
-    padding = next((token for token in (tokenizer.pad_token_id, end) if token is not None), 0)
+    ends = _end_tokens(model, tokenizer)
+    padding = next((token for token in (tokenizer.pad_token_id, *ends) if token is not None), 0)
     settings = GenerationConfig(
         do_sample=False,
         num_beams=1,
         max_new_tokens=max_new_tokens,
         use_cache=True,
-        eos_token_id=end,
+        eos_token_id=ends or None,
         pad_token_id=padding,
     )
     encoded = encode_prompts(tokenizer, prompts) if prompts else []
@@ -59,7 +61,7 @@ def generate_completions(
         chosen = order[start : start + batch_size]
         ids, mask = _pad([encoded[i] for i in chosen], padding, is_left=True)
         output = _generate(model, ids.to(model.device), mask.to(model.device), settings)
-        new = _cut_after_end(output[:, ids.shape[1] :].tolist(), end)
+        new = _cut_after_end(output[:, ids.shape[1] :].tolist(), ends)
         for i, text in zip(chosen, tokenizer.batch_decode(new, skip_special_tokens=True), strict=True):
             completions[i] = text
     return completions
@@ -93,19 +95,37 @@ def completion_nats(
     """
     if len(prompts) != len(completions):
         raise DataError(f"got {len(completions)} completions for {len(prompts)} prompts.")
-    model.eval()
     examples = Dataset.from_dict({"prompt": list(prompts), "completion": list(completions)})
     rows = tokenize_examples(examples, tokenizer, max_length=max_length)
-    nats, num_tokens = 0.0, 0
+    nats, num_tokens = row_nats(model, rows, batch_size=batch_size)
+    return float(nats.sum() / num_tokens.sum())
+
+
+@torch.no_grad()
+def row_nats(model: PreTrainedModel | PeftModel, rows: Dataset, *, batch_size: int) -> tuple[Tensor, Tensor]:
+    """Measure how well a model predicts each row.
+
+    Args:
+        model: A causal language model, with or without adapter; put into evaluation mode.
+        rows: Columns ``input_ids`` and ``labels``, from ``tokenize_examples``.
+        batch_size: Rows at once.
+
+    Returns:
+        Every row's negative log-likelihood of the tokens that have loss, in nats, and the number of these tokens:
+        float64 and int64 ``[N]``, on the CPU.
+    """
+    model.eval()
+    nats, num_tokens = [torch.zeros(0, dtype=torch.float64)], [torch.zeros(0, dtype=torch.int64)]
     for start in range(0, len(rows), batch_size):
         batch = rows[start : start + batch_size]
         ids, mask = _pad(batch["input_ids"], 0, is_left=False)
         labels = _pad(batch["labels"], IGNORED, is_left=False)[0][:, 1:].to(model.device)  # [B, T - 1]
         ids, mask = ids.to(model.device), mask.to(model.device)
         logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, :-1].float()
-        nats += float(cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="sum", ignore_index=IGNORED))
-        num_tokens += int((labels != IGNORED).sum())
-    return nats / num_tokens
+        losses = cross_entropy(logits.transpose(1, 2), labels, reduction="none", ignore_index=IGNORED)
+        nats.append(losses.double().sum(dim=1).cpu())
+        num_tokens.append((labels != IGNORED).sum(dim=1).cpu())
+    return torch.cat(nats), torch.cat(num_tokens)
 
 
 @torch.no_grad()
@@ -152,7 +172,7 @@ def bits_per_character(
 
 def _generate(model: PreTrainedModel | PeftModel, ids: Tensor, mask: Tensor, settings: GenerationConfig) -> Tensor:
     """Generate by these settings alone; what they leave out would be filled from the model's own."""
-    language_model: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+    language_model = _language_model(model)
     own = language_model.generation_config
     language_model.generation_config = settings
     try:
@@ -190,5 +210,17 @@ def _pad(rows: Sequence[list[int]], padding: int, *, is_left: bool) -> tuple[Ten
     return ids, mask
 
 
-def _cut_after_end(rows: Sequence[list[int]], end: int | None) -> list[list[int]]:
-    return [row[: row.index(end)] if end in row else row for row in rows]
+def _cut_after_end(rows: Sequence[list[int]], ends: Sequence[int]) -> list[list[int]]:
+    """Return the rows up to their first end token, without it."""
+    return [list(takewhile(lambda token: token not in ends, row)) for row in rows]
+
+
+def _end_tokens(model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Return the ids that end a completion: the tokenizer's, then those of the model's own settings."""
+    own = _language_model(model).generation_config.eos_token_id
+    ids = [tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])]
+    return list(dict.fromkeys(token for token in ids if token is not None))
+
+
+def _language_model(model: PreTrainedModel | PeftModel) -> Any:  # noqa: ANN401 - PEFT leaves the base model untyped
+    return model.get_base_model() if isinstance(model, PeftModel) else model

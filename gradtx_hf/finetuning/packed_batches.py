@@ -63,12 +63,14 @@ class PackBatches(torch.utils.data.Dataset[dict[str, Tensor]]):
 
         Returns:
             ``input_ids`` and ``labels`` ``[K · R, T]``, grouped by run; ``attention_mask`` of that shape where a row
-            is padded; ``shares`` ``[K]``, this batch's share of the labelled tokens of the run's optimizer step.
+            is padded; ``shares`` ``[K]``, this batch's share of the labelled tokens of the run's optimizer step;
+            ``extents`` ``[K, 2]``, each run's own rows and tokens per row, which it would have alone.
         """
         s, g = divmod(index, self._num_accumulated)
         of_step = self._rows[s][:, self.running]  # [G, K, R]
         num_labels = self._num_labels[of_step].sum(dim=2)  # [G, K]
-        num_rows = max(1, int((of_step[g] != self._filler).any(dim=0).sum()))  # fillers stand behind the rows
+        is_own = of_step[g] != self._filler  # [K, R]; fillers stand behind the rows
+        num_rows = max(1, int(is_own.any(dim=0).sum()))
         rows = of_step[g, :, :num_rows].flatten()
         lengths = self._lengths[rows]
         num_tokens = int(lengths.max())
@@ -76,6 +78,7 @@ class PackBatches(torch.utils.data.Dataset[dict[str, Tensor]]):
             "input_ids": self._ids[rows, :num_tokens],
             "labels": self._labels[rows, :num_tokens],
             "shares": num_labels[g] / num_labels.sum(dim=0),
+            "extents": torch.stack([is_own.sum(dim=1), (self._lengths[of_step[g]] * is_own).amax(dim=1)], dim=1),
         }
         if int(lengths.min()) < num_tokens:
             batch["attention_mask"] = (torch.arange(num_tokens) < lengths[:, None]).long()

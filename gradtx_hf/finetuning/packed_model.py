@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from gradtx_hf.errors import LayoutError
+from gradtx_hf.lora.adapter_dropout import AdapterDropout
 from gradtx_hf.lora.stacked import AdapterStack
 
 
@@ -23,6 +24,10 @@ class PackedAdapters(nn.Module):
         starts: Every run's first values: ``lora_A`` ``[r, in]`` and ``lora_B`` ``[out, r]`` by name.
         scales: Module path to the LoRA scale of that module (alpha / r).
         dropout: LoRA dropout, in [0, 1).
+        seeds: Seed of every run's dropout.
+
+    Attributes:
+        dropout: The runs' generators of masks; None without dropout.
 
     Raises:
         LayoutError: If the runs start with different tensors, or these are not of the modules of ``scales``.
@@ -35,11 +40,13 @@ class PackedAdapters(nn.Module):
         *,
         scales: Mapping[str, float],
         dropout: float,
+        seeds: Sequence[int],
     ) -> None:
         super().__init__()
         _check_starts(starts, scales)
         self.base = base
-        self._stack = AdapterStack(base, scales=scales, dropout=dropout)
+        self.dropout = AdapterDropout(dropout, seeds=seeds, device=base.device) if dropout else None
+        self._stack = AdapterStack(base, scales=scales, dropout=self.dropout)
         self._names = list(starts[0])
         stacked = [torch.stack([start[name] for start in starts]).to(base.device) for name in self._names]
         # as PEFT does: factors learn in float32 also on a base in half precision
@@ -51,17 +58,22 @@ class PackedAdapters(nn.Module):
         """The factors themselves by name, ``[K, r, in]`` and ``[K, out, r]``."""
         return dict(zip(self._names, self._factors, strict=True))
 
-    def forward(self, input_ids: Tensor, labels: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+    def forward(
+        self, input_ids: Tensor, labels: Tensor, extents: Tensor, attention_mask: Tensor | None = None
+    ) -> Tensor:
         """Return each run's own loss.
 
         Args:
             input_ids: ``[K · R, T]``, grouped by run.
             labels: ``[K · R, T]``; -100 where no loss is taken.
+            extents: Each run's own rows and tokens per row ``[K, 2]``, which its dropout is drawn for.
             attention_mask: ``[K · R, T]``; None where no row is padded.
 
         Returns:
             ``[K]``, the mean over the run's labelled tokens in nats per token; 0 where there are none.
         """
+        if self.dropout is not None:
+            self.dropout.extents = extents.tolist()
         return self._stack.losses(self.factors, input_ids=input_ids, labels=labels, attention_mask=attention_mask)
 
     @torch.no_grad()
@@ -103,6 +115,21 @@ class PackedAdapters(nn.Module):
                     state[name] = moment[chosen]
             parameter.grad = None
             parameter.data = parameter.data[chosen]
+        if self.dropout is not None:
+            self.dropout.keep(positions)
+
+    @torch.no_grad()
+    def set_factors(self, factors: Mapping[str, Tensor], *, positions: Sequence[int]) -> None:
+        """Go on with some of the runs from other values, before there is an optimizer.
+
+        Args:
+            factors: The values of these runs by name, ``[K, r, in]`` and ``[K, out, r]``.
+            positions: Which runs they are.
+        """
+        for name, parameter in zip(self._names, self._factors, strict=True):
+            parameter.data = factors[name].to(parameter.device, copy=True)
+        if self.dropout is not None:
+            self.dropout.keep(positions)
 
 
 def _check_starts(starts: Sequence[Mapping[str, Tensor]], scales: Mapping[str, float]) -> None:

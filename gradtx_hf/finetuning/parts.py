@@ -9,13 +9,14 @@ where a larger batch would also move farther from the start. It is what the pape
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
 from datasets import Dataset
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 
-from gradtx_hf.errors import DataError
+from gradtx_hf.errors import ConfigurationError, DataError
 from gradtx_hf.finetuning.packed import PackedResult, PackedRun, fine_tune_pack
 from gradtx_hf.finetuning.recipe import FineTuningRecipe
 from gradtx_hf.finetuning.trainer import FineTuningResult
@@ -30,6 +31,7 @@ def fine_tune_parts(
     tokenizer: PreTrainedTokenizerBase,
     recipe: FineTuningRecipe,
     seed: int,
+    callbacks: Sequence[TrainerCallback] = (),
 ) -> PackedResult:
     """Fine-tune an adapter on each of ``recipe.num_parts`` parts of the data, side by side, and take their mean.
 
@@ -42,15 +44,18 @@ def fine_tune_parts(
         tokenizer: The model's tokenizer; for padding.
         recipe: How each run trains.
         seed: Seed of the first run.
+        callbacks: Further callbacks, such as a bar of the steps, which all parts take side by side.
 
     Returns:
         The mean of the adapters; of the runs the most steps, the mean loss, and whether all converged.
 
     Raises:
         DataError: If there are fewer rows than parts.
-        ConfigurationError: If the loss of a run did not stay finite.
+        ConfigurationError: If the loss of a run did not stay finite, or the recipe is one of shadow runs.
     """
     num_parts = recipe.num_parts
+    if recipe.row_noise:
+        raise ConfigurationError("row_noise is for shadow runs. A client's own run is made private with privacy.")
     if len(examples) < num_parts:
         raise DataError(f"got {len(examples)} rows for num_parts={num_parts}, expected at least one for each part.")
     runs = [
@@ -66,6 +71,7 @@ def fine_tune_parts(
         recipe=replace(recipe, num_parts=1),
         scales=start.scales,
         dropout=float(start.config.lora_dropout),
+        callbacks=callbacks,
     )
     summaries = [result.summary for result in results]
     summary = FineTuningResult(

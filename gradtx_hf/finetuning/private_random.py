@@ -1,16 +1,18 @@
-"""Random numbers that nobody can draw again: for private sampling and noise, straight from the operating system.
+"""Random numbers that nobody can draw again: for private sampling, noise and dropout, from the operating system.
 
 A generator with a seed will not do: noise that follows from a published seed can be subtracted, and torch's generator
 on the CPU keeps 32 bits of a seed, which can be tried out. torch's global generators are neither read nor advanced.
 Uniform numbers have 53 bits, normal ones are made of them by Box and Muller's method in float64. What this does not do:
-it takes no measures against attacks on the last bits of floating-point noise (Mironov, 2012).
+it takes no measures against attacks on the last bits of floating-point noise (Mironov, 2012). Masks of dropout are
+drawn by torch, from a new seed of the system's for every step.
 """
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -30,3 +32,11 @@ def private_normal(shape: Sequence[int]) -> Tensor:
     radius = torch.sqrt(-2 * torch.log1p(-private_uniform(num_pairs)))
     angle = 2 * math.pi * private_uniform(num_pairs)
     return torch.cat([radius * torch.cos(angle), radius * torch.sin(angle)])[:num_values].view(*shape)
+
+
+@contextmanager
+def private_dropout() -> Iterator[None]:
+    """Have dropout within the body follow from nothing that is known; torch's generators are then as they were."""
+    with torch.random.fork_rng():
+        torch.manual_seed(int.from_bytes(os.urandom(8), "little") >> 1)
+        yield

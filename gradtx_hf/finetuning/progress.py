@@ -29,7 +29,12 @@ class StepBar(TrainerCallback):
     ) -> None:
         """Open the bar at the step where training begins."""
         self._bar = tqdm(
-            total=state.max_steps, initial=state.global_step, desc=self._description, unit="step", file=sys.stderr
+            total=state.max_steps,
+            initial=state.global_step,
+            desc=self._description,
+            unit="step",
+            file=sys.stderr,
+            leave=None,  # but under another bar it goes when it is done
         )
 
     def on_step_end(

@@ -41,7 +41,7 @@ def public_examples(store: UpdateStore) -> dict[str, Dataset]:
     """Load every corpus of a store, by label, in the order of the plan.
 
     Args:
-        store: A store that ``curate`` made; its data must still be where they were.
+        store: A store that ``curate`` made; its data must still be where they were, or lie in its folder.
 
     Raises:
         MissingFileError: If a corpus is no longer there.
@@ -128,7 +128,8 @@ def _load_unchanged(corpus: Mapping[str, Any], folder: Path) -> Dataset:
     """Load one corpus of the plan of the store in a folder."""
     label = corpus["label"]
     known = {key: value for key, value in corpus.items() if key not in ("label", "num_rows", "sha256")}
-    examples = load_examples(DataSource.from_dict(known))
+    own = folder / corpus["path"]  # of a pulled store: public data that are not on the Hub are put into its folder
+    examples = load_examples(DataSource.from_dict(known | ({"path": str(own)} if own.exists() else {})))
     if len(examples) != corpus["num_rows"]:
         raise DataError(
             f"corpus '{label}' has {len(examples)} rows now, it had {corpus['num_rows']} when '{folder}' was curated. "

@@ -12,7 +12,8 @@ from gradtx_hf.errors import ConfigurationError
 
 Schedule = Literal["linear", "constant"]
 TRUTHS = {"true": True, "false": False}
-EXPECTED = {bool: "true or false", int: "a whole number", float: "a number"}
+Numbers = tuple[float, ...]
+EXPECTED = {bool: "true or false", int: "a whole number", float: "a number", Numbers: "a list of numbers"}
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,9 @@ class FineTuningRecipe:
         convergence_patience: Windows in a row without that improvement before the run stops.
         num_parts: Parts that a client's data are divided into, with a run on each; the adapter is their mean. Shadow
             runs have 1.
+        row_noise: For the shadow runs of a translator for private clients: standard deviations of Gaussian noise on the
+            sum of a step's gradients, where each row's is clipped to ``max_grad_norm``, in units of that norm, as
+            DP-SGD adds it. Each run takes one of them, by its seed. No guarantee comes of it; empty: no noise.
     """
 
     num_steps: int
@@ -53,6 +57,7 @@ class FineTuningRecipe:
     convergence_threshold: float = 0.01
     convergence_patience: int = 3
     num_parts: int = 1
+    row_noise: Numbers = ()
 
     def __post_init__(self) -> None:
         """Check every value.
@@ -77,6 +82,9 @@ class FineTuningRecipe:
         for name in ("warmup_steps", "weight_decay", "max_grad_norm"):
             _require(self, name, getattr(self, name) >= 0, "0 or more")
         _require(self, "warmup_steps", self.warmup_steps < self.num_steps, f"less than num_steps={self.num_steps}")
+        _require(self, "row_noise", all(0 <= noise < math.inf for noise in self.row_noise), "numbers of 0 or more")
+        if self.row_noise and not self.max_grad_norm:
+            raise ConfigurationError("got max_grad_norm=0 with row_noise, whose unit it is. Set the norm of a row.")
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> FineTuningRecipe:
@@ -100,7 +108,7 @@ class FineTuningRecipe:
 
     def to_dict(self) -> dict[str, Any]:
         """Return all values, for configuration files and plans."""
-        return asdict(self)
+        return asdict(self) | {"row_noise": list(self.row_noise)}
 
 
 def _fit(value: Any, kind: Any, name: str) -> Any:  # noqa: ANN401 - any configuration value and its field's type
@@ -115,6 +123,8 @@ def _fit(value: Any, kind: Any, name: str) -> Any:  # noqa: ANN401 - any configu
             return float(value)
         if kind is Schedule and isinstance(value, str):
             return value
+        if kind == Numbers and isinstance(value, list | tuple):
+            return tuple(_fit(item, float, name) for item in value)
     except (AttributeError, KeyError, ValueError, OverflowError):
         pass
     raise ConfigurationError(f"got {name}={value!r} in a recipe, expected {EXPECTED.get(kind, 'text')}.")

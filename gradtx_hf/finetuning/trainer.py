@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -83,13 +83,22 @@ class AdapterSFTTrainer(SFTTrainer):
         """
         outputs = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], use_cache=False)
         targets = inputs["labels"][:, 1:]
-        has_loss = targets != IGNORED
-        logits = outputs.logits[:, :-1][has_loss].float()
-        loss = cross_entropy(logits, targets[has_loss], reduction="sum")
-        loss = loss / (has_loss.sum() if num_items_in_batch is None else num_items_in_batch)
+        loss = self.summed_loss(outputs.logits[:, :-1], targets, inputs)
+        loss = loss / ((targets != IGNORED).sum() if num_items_in_batch is None else num_items_in_batch)
         if model.training:
             self._record(loss.detach())
         return (loss, outputs) if return_outputs else loss
+
+    def summed_loss(self, logits: Tensor, targets: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Return the sum of a batch's token losses, in nats: what trainers of another objective replace.
+
+        Args:
+            logits: ``[B, T - 1, V]``.
+            targets: The token that each position is to predict ``[B, T - 1]``, or -100.
+            inputs: The batch, as ``compute_loss`` gets it.
+        """
+        has_loss = targets != IGNORED
+        return cross_entropy(logits[has_loss].float(), targets[has_loss], reduction="sum")
 
     def _record(self, loss: Tensor) -> None:
         if len(self.step_losses) == self.state.global_step:
@@ -150,7 +159,7 @@ def has_converged(losses: Sequence[float], *, window: int, threshold: float, pat
     return all(now > before * (1 - threshold) for before, now in itertools.pairwise(means))
 
 
-def fine_tune(
+def fine_tune(  # noqa: PLR0913 - one keyword for each thing that takes part
     model: PeftModel,
     examples: Dataset,
     *,
@@ -159,6 +168,7 @@ def fine_tune(
     seed: int,
     callbacks: Sequence[TrainerCallback] = (),
     show_progress: bool = False,
+    make_trainer: Callable[..., AdapterSFTTrainer] = AdapterSFTTrainer,
 ) -> FineTuningResult:
     """Fine-tune a model's active adapter, in place, from the values that it has.
 
@@ -170,6 +180,7 @@ def fine_tune(
         seed: Seed of the order of the data and of dropout; the global random states are set to it.
         callbacks: Further callbacks, such as recorders of snapshots.
         show_progress: Show a bar of the steps on stderr.
+        make_trainer: What makes the trainer, where the objective is another.
 
     Raises:
         ConfigurationError: If nothing is trainable, or the loss did not stay finite.
@@ -177,9 +188,11 @@ def fine_tune(
     """
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ConfigurationError("the model has nothing to train. Load its adapter with is_trainable=True.")
+    if recipe.row_noise:
+        raise ConfigurationError("row_noise is for shadow runs. A client's own run is made private with privacy.")
     require_tokens(examples)
     with tempfile.TemporaryDirectory(prefix="gradtx-") as scratch, restored(model):
-        trainer = AdapterSFTTrainer(
+        trainer = make_trainer(
             model=model,
             args=training_arguments(recipe, seed=seed, scratch=scratch),
             train_dataset=examples,

@@ -8,23 +8,22 @@ from __future__ import annotations
 import copy
 import json
 import platform
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub.errors import HFValidationError
-from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # exported without __all__
-
 from gradtx_hf.errors import ConfigurationError
-from gradtx_hf.hub.destination import COMMIT_PATTERN
+from gradtx_hf.hub.destination import COMMIT_PATTERN, is_repo_id
 from gradtx_hf.hub.markdown import code, markdown_table
 from gradtx_hf.lora import Adapter
 from gradtx_hf.playground import SOURCE_NAME, TARGET_NAME, local_name
 
 
 LIBRARY = "gradtx_hf"
+LICENSE_PATTERN = re.compile(r"[a-z0-9][a-z0-9.+-]{0,63}")
 EMBEDDED = {SOURCE_NAME: "source_path", TARGET_NAME: "target_path"}
 """Embedded model to the function of ``gradtx_hf.playground`` that returns its folder."""
 
@@ -102,11 +101,29 @@ def is_public_name(name: str) -> bool:
     """Return whether others find a model by this name: an id on the Hub, or what is embedded; never a local folder."""
     if name in EMBEDDED:
         return True
-    try:
-        validate_repo_id(name)
-    except HFValidationError:
-        return False
-    return name.count("/") <= 1 and not Path(local_name(name)).exists()
+    return is_repo_id(name) and not Path(local_name(name)).exists()
+
+
+def license_metadata(license_id: str | None) -> dict[str, str]:
+    """Return the metadata of the license that the publisher gives.
+
+    None is written where none is given: a base model's own is not handed on, as whether it binds what was learned from
+    its updates, and together with the data's, is for the publisher to say.
+
+    Args:
+        license_id: The license as the Hub names it, such as ``apache-2.0``, or ``other``.
+
+    Raises:
+        ConfigurationError: If it cannot be such a name.
+    """
+    if license_id is None:
+        return {}
+    if not LICENSE_PATTERN.fullmatch(license_id):
+        raise ConfigurationError(
+            f"got license {license_id!r:.80}, expected its id on the Hub, such as apache-2.0, or other. The list: "
+            "https://huggingface.co/docs/hub/repositories-licenses."
+        )
+    return {"license": license_id}
 
 
 def peft_code(base: ModelReference, adapter: str, **options: object) -> str:

@@ -1,4 +1,4 @@
-"""Where to publish, and what kind of repository it is to be."""
+"""Where to publish, what kind of repository it is to be, and what can be a repository's id, a commit or a token."""
 
 from __future__ import annotations
 
@@ -56,17 +56,34 @@ class Destination:
             raise ConfigurationError(f"got repository '{self.repo_id}', expected an id such as 'owner/name'.")
         if self.revision is not None and (not self.revision or COMMIT_PATTERN.fullmatch(self.revision)):
             raise ConfigurationError(f"got revision '{self.revision}', expected a branch to write to, such as 'main'.")
-        if self.token is not None and not re.fullmatch(r"[!-~]+", self.token):
-            raise ConfigurationError("the token holds characters that no token has. Copy it again.")
+        check_token(self.token)
 
     def __str__(self) -> str:
         return f"repository '{self.repo_id}'"
 
 
-def is_full_repo_id(name: str) -> bool:
-    """Return whether a name can be that of a repository with an owner: ``owner/name``."""
+def check_token(token: str | None) -> None:
+    """Check that a token can be one.
+
+    Raises:
+        ConfigurationError: If it holds characters that no token has.
+    """
+    if token is not None and not re.fullmatch(r"[!-~]+", token):
+        raise ConfigurationError(
+            "the token holds spaces, line breaks or other characters that no token has. Copy it again from "
+            "https://huggingface.co/settings/tokens."
+        )
+
+
+def is_repo_id(name: str) -> bool:
+    """Return whether a name can be that of a repository: ``owner/name``, or ``name`` alone."""
     try:
         validate_repo_id(name)
     except HFValidationError:
         return False
-    return name.count("/") == 1
+    return True
+
+
+def is_full_repo_id(name: str) -> bool:
+    """Return whether a name can be that of a repository with an owner: ``owner/name``."""
+    return is_repo_id(name) and name.count("/") == 1

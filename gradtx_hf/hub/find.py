@@ -15,12 +15,12 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]  # exported wi
     hf_raise_for_status,
 )
 
-from gradtx_hf.errors import ConfigurationError, GradTxError, HubError
+from gradtx_hf.errors import ConfigurationError, GradTxError, HubError, safe_text
 from gradtx_hf.hub.cards import is_public_name
+from gradtx_hf.hub.destination import check_token
 from gradtx_hf.hub.found import MODEL_INDEX, FoundTranslator
-from gradtx_hf.hub.resolve import check_token
 from gradtx_hf.hub.retry import TRANSFER_ERRORS, pause, root_cause, seconds_to_wait, status_of
-from gradtx_hf.hub.wording import endpoint_name, without_tokens
+from gradtx_hf.hub.wording import endpoint_name
 
 
 logger = logging.getLogger(__name__)
@@ -60,7 +60,7 @@ def find_translators(
     for side, name in (("source", source), ("target", target)):
         if name is not None and not is_public_name(name):
             raise ConfigurationError(
-                f"got {side} model '{without_tokens(name)}', expected an id on the Hub such as 'owner/name', without a "
+                f"got {side} model '{safe_text(name)}', expected an id on the Hub such as 'owner/name', without a "
                 "revision. A folder of this machine has no translators there."
             )
     check_token(token)
@@ -84,7 +84,7 @@ def suggest_translators(source: str, *, token: str | None = None, limit: int = 3
         try:
             found.extend(_search(source, None, token=token, waits=(), timeout=seconds))
         except Exception as error:  # noqa: BLE001 - whatever it is, only a suggestion is missing
-            logger.debug("no translators are suggested: %s", without_tokens(str(error)))
+            logger.debug("no translators are suggested: %s", safe_text(str(error)))
 
     # a thread, as looking up a host name has no time limit; a daemon, as nobody waits for it longer
     thread = threading.Thread(target=search, daemon=True)

@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from huggingface_hub.errors import HFValidationError
-from huggingface_hub.utils import parse_datetime, validate_repo_id  # type: ignore[attr-defined]  # no __all__ there
+from huggingface_hub.utils import parse_datetime  # type: ignore[attr-defined]  # no __all__ there
 
 from gradtx_hf.errors import safe_text
-from gradtx_hf.hub.destination import COMMIT_PATTERN, is_full_repo_id
+from gradtx_hf.hub.destination import COMMIT_PATTERN, is_full_repo_id, is_repo_id
 from gradtx_hf.hub.readme import PROVENANCE_KEY
 from gradtx_hf.hub.results import TRANSLATED
 
@@ -174,13 +173,7 @@ def _read_score(metrics: Sequence[Mapping[str, Any]]) -> tuple[str | None, float
 
 def _model_name(value: object) -> str | None:
     """Return a base model's name if it can be one: ``owner/name``, or ``name`` alone."""
-    if not isinstance(value, str):
-        return None
-    try:
-        validate_repo_id(value)
-    except HFValidationError:
-        return None
-    return value
+    return value if isinstance(value, str) and is_repo_id(value) else None
 
 
 def _read_date(value: object) -> datetime | None:

@@ -33,9 +33,6 @@ OWNED_KEYS = frozenset(
 )
 """Metadata keys that a push replaces, or removes where it has no value for them."""
 TAGS_KEY = "tags"
-LICENSE_KEY = "license"
-UNKNOWN_LICENSE = "unknown"
-"""The Hub's name for no license that is known: one that is takes its place."""
 FRONT_MATTER = re.compile(r"\A\ufeff?---[ \t]*\r?\n(?P<yaml>.*?)^---[ \t]*(?:\r?\n|\Z)", re.DOTALL | re.MULTILINE)
 BEGIN = "<!-- gradtx_hf: everything down to the end mark is written anew by every push; write above or below it -->"
 END = "<!-- gradtx_hf: end -->"
@@ -46,8 +43,8 @@ class Card:
     """A card as it is generated.
 
     Attributes:
-        metadata: Metadata by key: JSON values. Tags are added to those that are there; a license is put only where
-            there is none, or ``unknown``; all other keys must be among ``OWNED_KEYS``.
+        metadata: Metadata by key: JSON values. Tags are added to those that are there; a license takes the place of
+            the one that is there, and without one that one stays; all other keys must be among ``OWNED_KEYS``.
         body: Markdown of the generated part.
     """
 
@@ -115,10 +112,6 @@ def _update_metadata(text: str, metadata: Mapping[str, Any], name: str) -> str:
     """Return the YAML text with our keys replaced; all else byte for byte."""
     blocks = _blocks(text, name)
     values = dict(metadata)
-    if LICENSE_KEY in blocks and not (
-        yaml.safe_load(text)[LICENSE_KEY] == UNKNOWN_LICENSE and values.get(LICENSE_KEY) != UNKNOWN_LICENSE
-    ):
-        values.pop(LICENSE_KEY, None)
     found = _tags(text) if TAGS_KEY in blocks else []
     if set(values.get(TAGS_KEY, ())) <= set(found):
         values.pop(TAGS_KEY, None)

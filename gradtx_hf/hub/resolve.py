@@ -5,7 +5,6 @@ Only JSON, safetensors and Markdown files are fetched: nothing that could run co
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal
@@ -23,12 +22,11 @@ from huggingface_hub.errors import (  # type: ignore[attr-defined]  # HTTPError:
     RevisionNotFoundError,
 )
 from huggingface_hub.file_download import repo_folder_name
-from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # exported without __all__
 
-from gradtx_hf.errors import ConfigurationError, GradTxError, MissingFileError
+from gradtx_hf.errors import ConfigurationError, GradTxError, MissingFileError, safe_text
 from gradtx_hf.hub.arrival import cached_blobs, remove_damaged
-from gradtx_hf.hub.destination import COMMIT_PATTERN
-from gradtx_hf.hub.wording import endpoint_name, without_tokens
+from gradtx_hf.hub.destination import COMMIT_PATTERN, check_token, is_full_repo_id, is_repo_id
+from gradtx_hf.hub.wording import endpoint_name
 from gradtx_hf.playground import local_name
 from gradtx_hf.updates.reading import ForeignFolder
 
@@ -86,7 +84,7 @@ def resolve_folder(
     if _exists(local):
         if revision is not None:
             raise ConfigurationError(
-                f"'{repo_or_path}' is a local folder, which has no revision '{without_tokens(revision)}'. "
+                f"'{repo_or_path}' is a local folder, which has no revision '{safe_text(revision)}'. "
                 "Leave the revision out."
             )
         return ResolvedFolder(_inner(Path(local), subfolder, str(repo_or_path)), str(repo_or_path), None)
@@ -178,7 +176,7 @@ def pin_revision(repo_id: str, *, revision: str | None, repo_type: RepoType, tok
         ConfigurationError: If the token cannot be one.
         MissingFileError: If there is no such repository or revision that can be read.
     """
-    if COMMIT_PATTERN.fullmatch(revision or "") or _exists(repo_id) or not _is_repo_id(repo_id):
+    if COMMIT_PATTERN.fullmatch(revision or "") or _exists(repo_id) or not is_repo_id(repo_id):
         return revision
     check_token(token)
     api = HfApi(endpoint=constants.ENDPOINT)
@@ -210,38 +208,17 @@ def _exists(path: str | Path) -> bool:
 def _split_revision(name: str, revision: str | None) -> tuple[str, str | None]:
     """Split ``owner/name@revision``, and check that it can be a repository's id."""
     repo, _, own_revision = name.partition("@")
-    if repo.count("/") != 1 or not _is_repo_id(repo):
+    if not is_full_repo_id(repo):
         raise MissingFileError(
-            f"'{without_tokens(name)}' is no folder on this machine, and no repository id. "
+            f"'{safe_text(name)}' is no folder on this machine, and no repository id. "
             "Check the path, or give an id such as 'owner/name'."
         )
     if own_revision and revision and own_revision != revision:
         raise ConfigurationError(
-            f"'{without_tokens(name)}' names a revision, and another one is given, '{without_tokens(revision)}'. "
+            f"'{safe_text(name)}' names a revision, and another one is given, '{safe_text(revision)}'. "
             "Give one of them."
         )
     return repo, own_revision or revision
-
-
-def _is_repo_id(name: str) -> bool:
-    try:
-        validate_repo_id(name)
-    except HFValidationError:
-        return False
-    return True
-
-
-def check_token(token: str | None) -> None:
-    """Check that a token can be one.
-
-    Raises:
-        ConfigurationError: If it holds characters that no token has.
-    """
-    if token is not None and not re.fullmatch(r"[!-~]+", token):
-        raise ConfigurationError(
-            "the token holds spaces, line breaks or other characters that no token has. Copy it again from "
-            "https://huggingface.co/settings/tokens."
-        )
 
 
 def _inner(folder: Path, subfolder: str | None, name: str) -> Path:
@@ -261,11 +238,11 @@ def _explain(error: Exception, *, repo: str, revision: str | None, local_files_o
     """Say in one line why a repository could not be fetched, and what to do."""
     cause = error.__cause__ if isinstance(error, LocalEntryNotFoundError) and error.__cause__ else error
     status = cause.response.status_code if isinstance(cause, HfHubHTTPError) else None
-    at_revision = f" at revision '{without_tokens(revision)}'" if revision else ""
+    at_revision = f" at revision '{safe_text(revision)}'" if revision else ""
     if isinstance(cause, GatedRepoError):
         text = f"repository '{repo}' is gated. Ask for access on its page, then give a token of that account"
     elif isinstance(cause, RevisionNotFoundError):
-        text = f"repository '{repo}' has no revision '{without_tokens(revision or 'main')}'. Check the revision"
+        text = f"repository '{repo}' has no revision '{safe_text(revision or 'main')}'. Check the revision"
     elif isinstance(cause, RepositoryNotFoundError):
         text = (
             f"there is no folder '{repo}', and no repository '{repo}' that you may read at {endpoint_name()}. "
@@ -290,5 +267,5 @@ def _explain(error: Exception, *, repo: str, revision: str | None, local_files_o
             f"fetched: no connection to {endpoint_name()} ({type(cause).__name__}). Check the path or the network"
         )
     else:
-        text = f"repository '{repo}' cannot be stored: {without_tokens(str(cause))}. Check the disk and cache_dir"
+        text = f"repository '{repo}' cannot be stored: {safe_text(str(cause))}. Check the disk and cache_dir"
     return MissingFileError(f"{text}.")

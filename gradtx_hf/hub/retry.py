@@ -20,8 +20,8 @@ from huggingface_hub.errors import (  # type: ignore[attr-defined]  # HTTPError:
     RepositoryNotFoundError,
 )
 
-from gradtx_hf.errors import GradTxError, HubError
-from gradtx_hf.hub.wording import endpoint_name, without_tokens
+from gradtx_hf.errors import GradTxError, HubError, safe_text
+from gradtx_hf.hub.wording import endpoint_name
 
 
 T = TypeVar("T")
@@ -170,5 +170,5 @@ def _short(error: Exception) -> str:
     if status is not None and status in TRANSIENT_STATUSES:
         return f"HTTP {status}"
     message = error.server_message if isinstance(error, HfHubHTTPError) else str(error)
-    first = without_tokens((message or "").strip().split("\n", 1)[0])[:200]
+    first = safe_text((message or "").strip().split("\n", 1)[0])[:200]
     return first or type(error).__name__

@@ -9,10 +9,9 @@ from typing import Any
 
 from huggingface_hub import constants
 
+from gradtx_hf.errors import SECRET_PATTERN, safe_text
 
-TOKEN_PATTERN = re.compile(r"(?<![\w/])hf_\w+|\bhf_[A-Za-z0-9]{20,}")
-"""An access token of the Hub; behind a slash only a long one, as a repository may be called ``owner/hf_name``."""
-PASSWORD_PATTERN = re.compile(r"//[^/@\s]*@")
+
 ABSOLUTE_PATH_PATTERN = re.compile(
     r"(?<![\w./:~…\\-])(?:file://)?(?:(?:~[\w.-]*|[A-Za-z]:)[/\\]|/|\\\\)(?:[^\s'\"`,;:|<>(){}\[\]]*[/\\])?"
     r"(?P<name>[^\s'\"`,;:|<>(){}\[\]/\\]+)[/\\]?"
@@ -23,12 +22,7 @@ of module names such as ``.*\\.q_proj`` is none."""
 
 def endpoint_name() -> str:
     """Return the Hub's address without a user name or password in it."""
-    return PASSWORD_PATTERN.sub("//", constants.ENDPOINT)
-
-
-def without_tokens(text: str) -> str:
-    """Return a text on one line, tokens and passwords left out."""
-    return PASSWORD_PATTERN.sub("//…@", TOKEN_PATTERN.sub("hf_…", " ".join(text.split())))
+    return safe_text(constants.ENDPOINT).replace("…@", "")
 
 
 def without_private(values: Any) -> Any:  # noqa: ANN401 - any JSON value
@@ -43,6 +37,5 @@ def without_private(values: Any) -> Any:  # noqa: ANN401 - any JSON value
     if isinstance(values, Path):
         return without_private(str(values))
     if isinstance(values, str):
-        text = PASSWORD_PATTERN.sub("//", TOKEN_PATTERN.sub("hf_…", values))
-        return ABSOLUTE_PATH_PATTERN.sub(lambda match: f"…/{match['name']}", text)
+        return ABSOLUTE_PATH_PATTERN.sub(lambda match: f"…/{match['name']}", SECRET_PATTERN.sub("…", values))
     return values

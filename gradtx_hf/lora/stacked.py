@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gradtx_hf.errors import LayoutError
+from gradtx_hf.lora.adapter_dropout import AdapterDropout
 
 
 IGNORED = -100
@@ -32,13 +33,13 @@ class AdapterStack:
         model: A causal language model without adapters of its own. Its own parameters are left alone: freeze them if
             only the factors are to learn.
         scales: Module path to the LoRA scale of that module (alpha / r), as ``Adapter.scales``.
-        dropout: LoRA dropout, in [0, 1); drawn for each row anew, and only while the model is in training mode.
+        dropout: LoRA dropout, drawn for each adapter by itself, and only while the model is in training mode.
 
     Raises:
         LayoutError: If the model lacks one of the modules.
     """
 
-    def __init__(self, model: nn.Module, *, scales: Mapping[str, float], dropout: float = 0.0) -> None:
+    def __init__(self, model: nn.Module, *, scales: Mapping[str, float], dropout: AdapterDropout | None = None) -> None:
         modules = dict(model.named_modules())
         missing = [path for path in scales if path not in modules]
         if missing:
@@ -118,16 +119,20 @@ class AdapterStack:
             ``[K]`` float32 (float64 for a model in float64), in nats per token; 0 for an adapter without labels.
         """
         options: dict[str, Any] = {"input_ids": input_ids, "attention_mask": attention_mask, "use_cache": False}
+        num_adapters = _num_adapters(factors)
         following = labels[:, 1:]  # what position t predicts
+        kept = None
         if self._keeps_logits:  # logits only where some row has a label: a large vocabulary is the dearest layer
             kept = (following != IGNORED).any(dim=0).nonzero().squeeze(1)
             options["logits_to_keep"] = kept
             following = following[:, kept]
+        if self._dropout is not None:
+            self._dropout.begin((len(input_ids) // num_adapters, input_ids.shape[1]), kept=kept)
         with self.placed(factors) as model:
             logits: Tensor = model(**options).logits
         if not self._keeps_logits:
             logits = logits[:, :-1]
-        return losses_by_adapter(logits, following, num_adapters=_num_adapters(factors))
+        return losses_by_adapter(logits, following, num_adapters=num_adapters)
 
 
 def losses_by_adapter(logits: Tensor, following: Tensor, *, num_adapters: int) -> Tensor:
@@ -150,13 +155,13 @@ def losses_by_adapter(logits: Tensor, following: Tensor, *, num_adapters: int) -
 class _LinearHook:
     """Adds the K products to the output of a linear layer (nn.Linear or GPT-2's Conv1D)."""
 
-    def __init__(self, a: Tensor, b: Tensor, num_adapters: int, scale: float, dropout: float) -> None:
+    def __init__(self, a: Tensor, b: Tensor, num_adapters: int, scale: float, dropout: AdapterDropout | None) -> None:
         self._a, self._b, self._num_adapters = a.transpose(1, 2), b.transpose(1, 2), num_adapters  # [K,in,r], [K,r,out]
         self._scale, self._dropout = scale, dropout
 
     def __call__(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         x = inputs[0].to(self._a.dtype)
-        x = F.dropout(x, self._dropout, training=module.training) if self._dropout else x
+        x = x if self._dropout is None or not module.training else self._dropout(x)
         x = x.reshape(self._num_adapters, -1, x.shape[-1])  # [K, R·T, in]
         base = output.reshape(self._num_adapters, -1, output.shape[-1])
         if base.dtype == x.dtype:
@@ -167,7 +172,7 @@ class _LinearHook:
 class _EmbeddingHook:
     """Adds the K products to the output of an embedding."""
 
-    def __init__(self, a: Tensor, b: Tensor, num_adapters: int, scale: float, dropout: float) -> None:
+    def __init__(self, a: Tensor, b: Tensor, num_adapters: int, scale: float, dropout: AdapterDropout | None) -> None:
         del dropout  # PEFT takes none on embeddings
         self._a, self._b, self._num_adapters = a.transpose(1, 2), b.transpose(1, 2), num_adapters  # [K,V,r], [K,r,out]
         self._scale = scale

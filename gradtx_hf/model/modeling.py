@@ -22,6 +22,7 @@ from transformers import initialization as init
 from transformers.models.t5.modeling_t5 import T5Stack
 
 from gradtx_hf.model.configuration import Decoding, GradTransformerConfig
+from gradtx_hf.model.inference_stack import InferenceStack, StackCache
 from gradtx_hf.model.linear_path import LinearPath
 from gradtx_hf.model.loading import LoadedModel
 from gradtx_hf.model.output import GradTransformerOutput
@@ -51,8 +52,8 @@ class GradTransformerModel(PublishedModel, LoadedModel):
     W_S_emb: BlockProjection
     W_T_emb: BlockProjection
     W_out: BlockProjection
-    encoder: T5Stack
-    decoder: T5Stack
+    encoder: T5Stack | InferenceStack
+    decoder: T5Stack | InferenceStack
     linear_path: LinearPath | None
     base_model_prefix = ""
     main_input_name = "source_blocks"
@@ -192,7 +193,7 @@ class GradTransformerModel(PublishedModel, LoadedModel):
         embedded = self.W_S_emb(source.to(self.dtype))  # (paper Eq. 6)
         if self.source_positions is not None:
             embedded = embedded + self.source_positions
-        encoded: Tensor = self.encoder(inputs_embeds=embedded).last_hidden_state  # [B, N_S, H]
+        encoded: Tensor = self.encoder(inputs_embeds=_summable(embedded)).last_hidden_state  # [B, N_S, H]
         if self.block_queries is not None:
             return self._predict_parallel(encoded, linear)
         return self._generate(encoded, linear) if targets is None else self._predict_forced(encoded, linear, targets)
@@ -204,7 +205,9 @@ class GradTransformerModel(PublishedModel, LoadedModel):
         inputs = torch.cat([self._start(len(targets)), embedded], dim=1)  # [B, N_T, H]
         if self.target_positions is not None:
             inputs = inputs + self.target_positions
-        hidden = self.decoder(inputs_embeds=inputs, encoder_hidden_states=encoded, use_cache=False).last_hidden_state
+        hidden = self.decoder(
+            inputs_embeds=_summable(inputs), encoder_hidden_states=encoded, use_cache=False
+        ).last_hidden_state
         return self._add_linear(self.W_out(hidden) * self.target_mask, linear)
 
     def _generate(self, encoded: Tensor, linear: Tensor | None) -> Tensor:
@@ -213,9 +216,8 @@ class GradTransformerModel(PublishedModel, LoadedModel):
         A layer that is recomputed in the backward pass cannot keep keys and values (transformers drops the cache
         without an error), so that under gradient checkpointing all earlier blocks are decoded again for each one.
         """
-        config = self.decoder.config
-        is_cached = not (self.training and self.decoder.gradient_checkpointing)
-        cache = EncoderDecoderCache(DynamicCache(config=config), DynamicCache(config=config)) if is_cached else None
+        cache = self._new_cache()
+        is_cached = cache is not None
         inputs = embedded = self._start(len(encoded))  # [B, 1, H]
         blocks: list[Tensor] = []
         for n in range(self.target_layout.num_blocks):
@@ -225,11 +227,23 @@ class GradTransformerModel(PublishedModel, LoadedModel):
                 embedded = embedded + self.target_positions[n]
             inputs = embedded if is_cached or n == 0 else torch.cat([inputs, embedded], dim=1)
             hidden = self.decoder(
-                inputs_embeds=inputs, encoder_hidden_states=encoded, past_key_values=cache, use_cache=is_cached
+                inputs_embeds=_summable(inputs),
+                encoder_hidden_states=encoded,
+                past_key_values=cache,
+                use_cache=is_cached,
             ).last_hidden_state[:, -1:]
             block = self.W_out.project_block(hidden, index=n) * self.target_mask[n]  # [B, 1, D_T]
             blocks.append(self._add_linear(block, None if linear is None else linear[:, n : n + 1]))
         return torch.cat(blocks, dim=1)
+
+    def _new_cache(self) -> EncoderDecoderCache | StackCache | None:
+        """Return an empty cache of keys and values, or None where none can be kept."""
+        if isinstance(self.decoder, InferenceStack):
+            return StackCache(self.target_layout.num_blocks)
+        if self.training and self.decoder.gradient_checkpointing:
+            return None
+        config = self.decoder.config
+        return EncoderDecoderCache(DynamicCache(config=config), DynamicCache(config=config))
 
     def _predict_parallel(self, encoded: Tensor, linear: Tensor | None) -> Tensor:
         """Predict all blocks at once from learned queries that see one another in both directions (ours).
@@ -240,7 +254,7 @@ class GradTransformerModel(PublishedModel, LoadedModel):
         assert self.block_queries is not None
         num_blocks = self.target_layout.num_blocks
         hidden = self.decoder(
-            inputs_embeds=self.block_queries.expand(len(encoded), -1, -1),
+            inputs_embeds=_summable(self.block_queries).expand(len(encoded), -1, -1),
             attention_mask=encoded.new_zeros(1, 1, num_blocks, num_blocks),  # added to the scores
             encoder_hidden_states=encoded,
             use_cache=False,
@@ -266,3 +280,8 @@ class GradTransformerModel(PublishedModel, LoadedModel):
                 else:
                     init.normal_(weight)
             self._init_standardisation()
+
+
+def _summable(embedded: Tensor) -> Tensor:
+    """Return what enters a stack in float32 or more: the sum over its layers then stays so, whatever their weights."""
+    return embedded.to(torch.promote_types(embedded.dtype, torch.float32))

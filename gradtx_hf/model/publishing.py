@@ -10,7 +10,14 @@ from transformers import PreTrainedModel
 
 from gradtx_hf.errors import ConfigurationError
 from gradtx_hf.hub import Card, Destination, Published, RepoKind, publish
-from gradtx_hf.hub.cards import LIBRARY, ModelReference, installed_versions, is_public_name, versions_text
+from gradtx_hf.hub.cards import (
+    LIBRARY,
+    ModelReference,
+    installed_versions,
+    is_public_name,
+    license_metadata,
+    versions_text,
+)
 from gradtx_hf.hub.markdown import code, markdown_table, plain, render_template
 from gradtx_hf.hub.readme import PROVENANCE_KEY
 from gradtx_hf.model.configuration import GradTransformerConfig
@@ -34,6 +41,7 @@ class PublishedModel(PreTrainedModel):
         revision: str | None = None,
         token: str | None = None,
         commit_message: str | None = None,
+        license_id: str | None = None,
     ) -> Published:
         """Publish weights, configuration and a card. A translator is published by ``PeftTranslator.push_to_hub``.
 
@@ -43,13 +51,14 @@ class PublishedModel(PreTrainedModel):
             revision: Branch to write to; made if it is not there.
             token: Hub token; by default the one that is logged in.
             commit_message: First line of the commit.
+            license_id: License of the weights, as the Hub names it; by default none is written.
 
         Raises:
             ConfigurationError: If others could not find a base model, or an argument cannot be used.
             HubError: If the repository holds something else, changed meanwhile, or cannot be written.
         """
         destination = Destination(repo_id, private=private, revision=revision, token=token)
-        card = _card(self.config, destination)
+        card = _card(self.config, destination, license_id)
         with tempfile.TemporaryDirectory(prefix="gradtx-") as folder:
             self.save_pretrained(folder)
             files = {path.name: path for path in Path(folder).iterdir()}
@@ -58,7 +67,7 @@ class PublishedModel(PreTrainedModel):
             )
 
 
-def _card(config: GradTransformerConfig, destination: Destination) -> Card:
+def _card(config: GradTransformerConfig, destination: Destination, license_id: str | None) -> Card:
     bases = [
         _base(config.source_base_model, config.source_base_revision),
         _base(config.target_base_model, config.target_base_revision),
@@ -80,6 +89,7 @@ def _card(config: GradTransformerConfig, destination: Destination) -> Card:
     metadata = {
         "library_name": LIBRARY,
         "tags": [LIBRARY, MODEL_TAG],
+        **license_metadata(license_id),
         PROVENANCE_KEY: {
             "source_base_model": bases[0].to_json() if bases[0] else None,
             "target_base_model": bases[1].to_json() if bases[1] else None,

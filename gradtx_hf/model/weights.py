@@ -55,12 +55,23 @@ def read_config(files: ForeignFolder) -> GradTransformerConfig:
 def read_weights(
     files: ForeignFolder, config: GradTransformerConfig, *, build: Callable[[GradTransformerConfig], nn.Module]
 ) -> dict[str, Tensor]:
-    """Read the weights of a configuration's model, all of them and no others.
+    """Read the weights of a configuration's model, all of them and no others; raises as ``check_weights`` does."""
+    found, expected = check_weights(files, config, build=build)
+    return read_tensors(files, found, expected)
+
+
+def check_weights(
+    files: ForeignFolder, config: GradTransformerConfig, *, build: Callable[[GradTransformerConfig], nn.Module]
+) -> tuple[dict[str, dict[str, TensorInfo]], dict[str, tuple[int, ...]]]:
+    """Check that a folder holds the weights of a configuration's model, all of them and no others; none is read.
 
     Args:
         files: The folder.
         config: The configuration.
         build: What makes the model; called without memory for its weights.
+
+    Returns:
+        What ``read_headers`` found, and every weight's shape by its name.
 
     Raises:
         MissingFileError: If there are no safetensors weights.
@@ -80,7 +91,7 @@ def read_weights(
     for name in infos:
         if name not in expected:
             raise _misfit(files, "unexpected", sorted(set(infos) - set(expected)))
-    return read_tensors(files, found, expected)
+    return found, expected
 
 
 def read_headers(files: ForeignFolder) -> dict[str, dict[str, TensorInfo]]:
@@ -102,10 +113,15 @@ def read_headers(files: ForeignFolder) -> dict[str, dict[str, TensorInfo]]:
 def read_tensors(
     files: ForeignFolder, found: Mapping[str, Mapping[str, TensorInfo]], wanted: Iterable[str]
 ) -> dict[str, Tensor]:
-    """Read tensors by name from the files whose headers were read."""
+    """Read tensors by name from the files whose headers were read.
+
+    They lie on the files' own pages until they are copied; a file's pages leave memory with its last tensor.
+    """
     names = set(wanted)
     tensors: dict[str, Tensor] = {}
     for file, infos in found.items():
+        if names.isdisjoint(infos):
+            continue
         with files.open_tensors(file) as (opened, _):
             tensors |= {name: opened.get_tensor(name) for name in infos if name in names}
     return tensors
@@ -131,6 +147,16 @@ def require_shapes(
                 f"weight '{name}' of {files.owner} is {infos[name].dtype}, expected one of {', '.join(DTYPES)}. "
                 "Save it again."
             )
+
+
+def require_finite(name: str, values: Tensor, *, owner: str) -> None:
+    """Check that a weight holds numbers.
+
+    Raises:
+        LayoutError: If not.
+    """
+    if values.is_floating_point() and not bool(values.isfinite().all()):
+        raise LayoutError(f"weight '{name}' of {owner} holds NaN or infinite values. Train it again.")
 
 
 def _weight_files(files: ForeignFolder) -> list[str]:

@@ -13,8 +13,10 @@ from typing import Any, Literal
 
 from gradtx_hf.errors import ConfigurationError
 from gradtx_hf.evaluation.arguments import RESERVED_NAMES
+from gradtx_hf.finetuning import PrivacySettings
 from gradtx_hf.playground.recipes import source_recipe, target_recipe
 from gradtx_hf.training import TranslatorArguments
+from gradtx_hf.translation.aggregation import Aggregation
 
 
 CELL_NAME = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
@@ -36,6 +38,7 @@ class World:
         num_target_runs: Shadow sets with a target run as well; None: all, which the paper's objective learns from.
         source_recipe: How source adapters are fine-tuned, the shadows' and the clients' alike.
         target_recipe: How target adapters are fine-tuned; the ceilings and the public fine-tune take more steps.
+        shadow_recipe: Changes of the source recipe for the shadows alone.
     """
 
     source: str = "source"
@@ -47,6 +50,7 @@ class World:
     num_target_runs: int | None = 8
     source_recipe: Mapping[str, Any] = field(default_factory=source_recipe)
     target_recipe: Mapping[str, Any] = field(default_factory=target_recipe)
+    shadow_recipe: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def num_shadow_sets(self) -> int:
@@ -66,18 +70,28 @@ class World:
 
 @dataclass(frozen=True)
 class Clients:
-    """Whose adapters are translated; one client per rule.
+    """Whose adapters are translated: one client per rule, or several whose updates become one first.
 
     Attributes:
-        num_seen: Clients whose rule has shadow sets in every cell.
-        num_unseen: Clients whose rule has none.
+        num_seen: Rules of clients that have shadow sets in every cell.
+        num_unseen: Rules of clients that have none.
         unseen: Which rules those are: ``development`` (12, for choosing settings), or ``report`` (24, for a published
             table).
         num_private_lines: Lines of a client's private data.
         num_parts: Parts that a client divides them into, with a run on each; see ``fine_tune_parts``.
         num_test_lines: Held-out lines of a client.
-        num_ceiling_steps: Steps of the ceilings.
+        num_ceiling_steps: Steps of the ceilings, on the private lines of all clients of a translation.
         num_public_steps: Steps of the public fine-tune, a control.
+        num_members: Clients of one translation, each with lines of its own.
+        has_own_tasks: Whether each of them has a rule of its own; else all have one.
+        aggregation: How their updates become one.
+        num_mixed_rules: Rules that each client's lines are a mixture of, hidden from each other as ever.
+        dirichlet_alpha: Concentration of the mixtures: near 0 a client has one rule, far above 1 all alike.
+        source_recipe: Changes of the world's source recipe for the clients' own runs.
+        privacy: ``PrivacySettings`` of these runs; empty: not private.
+
+    Raises:
+        ConfigurationError: If the numbers do not go together, or the privacy settings are none.
     """
 
     num_seen: int = 12
@@ -88,6 +102,26 @@ class Clients:
     num_test_lines: int = 100
     num_ceiling_steps: int = 240
     num_public_steps: int = 480
+    num_members: int = 1
+    has_own_tasks: bool = False
+    aggregation: Aggregation = "mean"
+    num_mixed_rules: int = 1
+    dirichlet_alpha: float = 1.0
+    source_recipe: Mapping[str, Any] = field(default_factory=dict)
+    privacy: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.has_own_tasks and (self.num_seen % self.num_members or self.num_unseen % self.num_members):
+            raise ConfigurationError(
+                f"got {self.num_seen} seen and {self.num_unseen} unseen rules for translations of {self.num_members} "
+                "clients with a rule each, expected multiples."
+            )
+        if self.num_mixed_rules > 1 and self.num_members > 1:
+            raise ConfigurationError("got num_mixed_rules with num_members, expected one of the two.")
+        if self.privacy and self.num_parts > 1:
+            raise ConfigurationError(f"got num_parts={self.num_parts} with privacy, expected 1: a private run is one.")
+        if self.privacy:
+            PrivacySettings.from_dict(self.privacy)
 
 
 @dataclass(frozen=True)
@@ -102,6 +136,8 @@ class Cell:
         client_noise: Standard deviation of Gaussian noise on the clients' updates, in units of the shadow sets'.
         x: Its place on the plot's axis, in the order of the cells; empty where the plot has bars.
         series: Which line of the plot it belongs to.
+        clients: Changes of the study's clients, by field.
+        panel: Which row of panels of the plot it belongs to, where there are several.
     """
 
     name: str
@@ -111,6 +147,8 @@ class Cell:
     client_noise: float = 0.0
     x: str = ""
     series: str = ""
+    clients: Mapping[str, Any] = field(default_factory=dict)
+    panel: str = ""
 
 
 @dataclass(frozen=True)
@@ -129,6 +167,8 @@ class Study:
         paper: Where the paper does something like it; empty if it does not.
         note: What a reader must know to read the numbers.
         x_axis: What the plot's axis shows; empty where the plot has bars.
+        methods_on_axis: Controls that the plot shows along the axis as well, all in the metric's unit; empty: the
+            cells alone, as shares of the gain.
 
     Raises:
         ConfigurationError: If names are double or unknown, or a cell changes what is not there.
@@ -145,6 +185,7 @@ class Study:
     paper: str = ""
     note: str = ""
     x_axis: str = ""
+    methods_on_axis: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         names = [cell.name for cell in self.cells]
@@ -160,10 +201,12 @@ class Study:
         for cell in self.cells:
             _require_known(cell.world, {f.name for f in fields(World)}, f"cell '{cell.name}'")
             _require_known(self.training_of(cell), known, f"cell '{cell.name}'")
-            if self.world_of(cell).num_rules < self.clients.num_seen:
+            _require_known(cell.clients, {f.name for f in fields(Clients)}, f"cell '{cell.name}'")
+            num_seen = self.clients_of(cell).num_seen
+            if self.world_of(cell).num_rules < num_seen:
                 raise ConfigurationError(
                     f"got num_rules={self.world_of(cell).num_rules} in cell '{cell.name}', expected at least the "
-                    f"{self.clients.num_seen} rules of the seen clients."
+                    f"{num_seen} rules of the seen clients."
                 )
 
     @property
@@ -190,6 +233,10 @@ class Study:
         """Return the world whose store a cell's controls are made from: the study's, with the cell's pair."""
         return self.world.with_pair_of(self.world_of(cell))
 
+    def clients_of(self, cell: Cell) -> Clients:
+        """Return the clients of a cell."""
+        return replace(self.clients, **cell.clients)
+
     def training_of(self, cell: Cell) -> dict[str, Any]:
         """Return the training arguments of a cell."""
         return {**self.training, **cell.training}
@@ -200,7 +247,7 @@ class Study:
             "world": asdict(self.world_of(cell)),
             "control_world": asdict(self.control_world_of(cell)),
             "training": self.training_of(cell),
-            "clients": asdict(self.clients),
+            "clients": asdict(self.clients_of(cell)),
             "client_noise": cell.client_noise,
         }
 

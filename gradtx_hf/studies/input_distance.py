@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from gradtx_hf.errors import GradTxError
 from gradtx_hf.hub.markdown import markdown_table
 from gradtx_hf.lora import Adapter
 from gradtx_hf.output import new_folder, write_bytes, write_json, write_text
+from gradtx_hf.privacy.two_sample import auc
 from gradtx_hf.studies.input_distance_adapters import KINDS, REFERENCE, Role, make_adapters, open_quickstart
 from gradtx_hf.studies.input_distance_plot import render_distances_png
 from gradtx_hf.translation import PeftTranslator
@@ -163,9 +163,7 @@ def auroc(higher: Sequence[float], lower: Sequence[float]) -> float:
         higher: Values, at least one.
         lower: Values, at least one.
     """
-    ours, theirs = (torch.tensor(values, dtype=torch.float64) for values in (higher, lower))
-    differences: Tensor = ours[:, None] - theirs
-    return float((differences.sign().mean() + 1) / 2)
+    return auc(torch.tensor(higher, dtype=torch.float64), torch.tensor(lower, dtype=torch.float64))
 
 
 def _translate(translator: PeftTranslator, adapter: Adapter) -> dict[str, Any]:

@@ -6,7 +6,8 @@
 ``--add-cells FOLDER ...`` those of studies' cells, under the studies' names. Then sections of the README are written
 anew: between ``<!-- results: NAME ... -->`` and ``<!-- end results -->``, of one report the verdict and the table of
 methods, of several reports one column each; between ``<!-- cells: NAME ... -->`` and ``<!-- end cells -->``, one table
-of the cells of several studies. Source: ours.
+of the cells of several studies; between ``<!-- curve: NAME -->`` and ``<!-- end curve -->``, the cells of one study and
+their source clients along its axis. Source: ours.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import Any
 from gradtx_hf.evaluation import METHODS, Report
 from gradtx_hf.evaluation.headline import format_score, headline
 from gradtx_hf.evaluation.markdown import summary_table
-from gradtx_hf.evaluation.methods import TRANSLATED
+from gradtx_hf.evaluation.methods import SOURCE_CLIENT, TRANSLATED
 from gradtx_hf.output import write_json, write_text
 
 
@@ -29,6 +30,7 @@ RESULTS_FOLDER = Path("examples") / "results"
 CELLS_FOLDER = RESULTS_FOLDER / "cells"
 SECTION = re.compile(r"(<!-- results: ([\w ]+) -->\n).*?(<!-- end results -->)", re.DOTALL)
 CELLS_SECTION = re.compile(r"(<!-- cells: ([\w ]+) -->\n).*?(<!-- end cells -->)", re.DOTALL)
+CURVE_SECTION = re.compile(r"(<!-- curve: (\w+) -->\n).*?(<!-- end curve -->)", re.DOTALL)
 GROUPS = ("seen", "unseen")
 PATH_KEYS = ("translator", "store", "output_dir", "clients", "rivals", "adapters_from")
 
@@ -85,7 +87,11 @@ def render_results(readme: str, *, root: Path) -> str:
         body = _cells_of_studies([json.loads(path.read_text(encoding="utf-8")) for path in paths])
         return f"{match[1]}{body}\n{match[3]}"
 
-    return CELLS_SECTION.sub(cells, SECTION.sub(section, readme))
+    def curve(match: re.Match[str]) -> str:
+        path = root / CELLS_FOLDER / f"{match[2]}.json"
+        return f"{match[1]}{_curve(json.loads(path.read_text(encoding='utf-8')))}\n{match[3]}"
+
+    return CURVE_SECTION.sub(curve, CELLS_SECTION.sub(cells, SECTION.sub(section, readme)))
 
 
 def _one_report(report: Report) -> str:
@@ -112,10 +118,14 @@ def _several_reports(reports: dict[str, Report]) -> str:
 
 def _kept_cell(cell: Mapping[str, Any]) -> dict[str, Any]:
     """Return what the README says of a study's cell."""
-    translated = {
-        group: cell["summary"][group][TRANSLATED] for group in GROUPS if TRANSLATED in cell["summary"].get(group, {})
-    }
-    return {key: cell[key] for key in ("label", "status", "study_seeds")} | {TRANSLATED: translated}
+
+    def scored(method: str) -> dict[str, Any]:
+        return {group: cell["summary"][group][method] for group in GROUPS if method in cell["summary"].get(group, {})}
+
+    kept = {key: cell[key] for key in ("label", "status", "study_seeds")} | {TRANSLATED: scored(TRANSLATED)}
+    if not cell.get("panel"):
+        return kept
+    return kept | {key: cell[key] for key in ("x", "series", "panel")} | {SOURCE_CLIENT: scored(SOURCE_CLIENT)}
 
 
 def _cells_of_studies(studies: Sequence[Mapping[str, Any]]) -> str:
@@ -125,6 +135,25 @@ def _cells_of_studies(studies: Sequence[Mapping[str, Any]]) -> str:
         for number, cell in enumerate(study["cells"]):
             name = f"`{study['study']['name']}`" if number == 0 else ""
             lines.append(f"| {name} | {cell['label']} | " + " | ".join(_numbers_of_cell(cell)) + " |")
+    return "\n".join(lines)
+
+
+def _curve(study: Mapping[str, Any]) -> str:
+    """Return one table: a row per place on the axis; per panel the source client and every series, seen / unseen."""
+    cells = {(cell["panel"], cell["series"], cell["x"]): cell for cell in study["cells"]}
+    panels: dict[str, list[str]] = {cell["panel"]: [] for cell in study["cells"]}
+    for panel, series, _ in cells:
+        panels[panel] += [] if series in panels[panel] else [series]
+    columns = [(panel, series) for panel, found in panels.items() for series in (None, *found)]
+    heads = [f"{panel}: {series or 'source client'}" for panel, series in columns]
+    lines = [f"| {study['study']['x_axis']} | " + " | ".join(heads) + " |", "| --- |" + " --- |" * len(columns)]
+    for x in dict.fromkeys(cell["x"] for cell in study["cells"]):
+        shown = []
+        for panel, series in columns:
+            cell = cells.get((panel, series or panels[panel][0], x))
+            found = {} if cell is None else cell[TRANSLATED if series else SOURCE_CLIENT]
+            shown.append(" / ".join(f"{found[g]['score']['mean']:.2f}" for g in GROUPS if g in found) or "-")
+        lines.append(f"| {x} | " + " | ".join(shown) + " |")
     return "\n".join(lines)
 
 

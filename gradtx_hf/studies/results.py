@@ -35,7 +35,7 @@ class CellResult:
 def read_result(study: Study, cell: Cell, place: Place) -> CellResult | None:
     """Return a cell's result; None if there is none of these settings."""
     path = place.result(cell)
-    controls = read_controls(place.clients(study, cell))
+    controls = read_controls(place.clients(study, cell), place.ceilings(study, cell))
     if not path.is_file() or controls is None:
         return None
     values = json.loads(path.read_text(encoding="utf-8"))

@@ -14,11 +14,13 @@ from pathlib import Path
 
 from gradtx_hf.curation import curate
 from gradtx_hf.errors import ConfigurationError, GradTxError, OutputExistsError
-from gradtx_hf.evaluation.fine_tuning import FineTuningJob, perform_fine_tuning
 from gradtx_hf.evaluation.seconds import timed
 from gradtx_hf.output import require_new_folder, write_json
 from gradtx_hf.studies.cells import Cell, Study, World
-from gradtx_hf.studies.clients import CONTROLS_FILE, ClientSet, missing_fine_tuning, score_controls
+from gradtx_hf.studies.client_lines import client_values
+from gradtx_hf.studies.client_runs import ClientRun, missing_client_runs, perform_client_run
+from gradtx_hf.studies.client_sets import ClientSet
+from gradtx_hf.studies.clients import CONTROLS_FILE, score_constants, score_controls
 from gradtx_hf.studies.models import EMBEDDED, Pretraining, model_folder, pretrain_model
 from gradtx_hf.studies.results import read_result
 from gradtx_hf.studies.stages import (
@@ -32,7 +34,7 @@ from gradtx_hf.studies.stages import (
 )
 from gradtx_hf.studies.study_report import StudyReport
 from gradtx_hf.studies.study_saving import save_study_report
-from gradtx_hf.studies.world import Place, client_values, curation_arguments
+from gradtx_hf.studies.world import Place, curation_arguments
 from gradtx_hf.updates.store import MANIFEST_FILE
 
 
@@ -73,10 +75,16 @@ class CellRun:
     @cached_property
     def clients(self) -> ClientSet:
         """Its clients."""
+        settings = self.study.clients_of(self.cell)
         return ClientSet(
             folder=self.place.clients(self.study, self.cell),
+            sources=self.place.sources(self.study, self.cell),
+            ceilings=self.place.ceilings(self.study, self.cell),
+            public_finetune=self.place.public_finetune(self.study, self.cell),
             store=self.place.store(self.study.control_world_of(self.cell)),
-            values=tuple(client_values(self.study.clients, self.place)),
+            values=tuple(client_values(settings, self.place)),
+            num_members=settings.num_members,
+            aggregation=settings.aggregation,
         )
 
     @property
@@ -184,20 +192,31 @@ def _curate(runs: Sequence[CellRun], folder: Path, *, num_workers: int) -> list[
 
 def _prepare_clients(runs: Sequence[CellRun], folder: Path, *, num_workers: int) -> list[tuple[CellRun, str]]:
     """Fine-tune all clients and ceilings, then score the controls."""
-    sets = {run.clients.folder: run for run in runs if not (run.clients.folder / CONTROLS_FILE).is_file()}
-    jobs: list[tuple[Path, FineTuningJob]] = []
-    for path, run in sets.items():
-        world = run.study.control_world_of(run.cell)
-        jobs += [(path, job) for job in missing_fine_tuning(run.clients, world, run.study.clients)]
+    jobs: dict[str, ClientRun] = {}
+    needed: dict[Path, set[str]] = {}
+    for run in {run.clients.folder: run for run in runs}.values():
+        world, settings = run.study.control_world_of(run.cell), run.study.clients_of(run.cell)
+        missing = {job.job.output_dir: job for job in missing_client_runs(run.clients, world, settings)}
+        jobs |= missing
+        needed[run.clients.folder] = set(missing)
     with timed(folder, "clients"):
-        tasks = [Task(job.output_dir, perform_fine_tuning, job) for _, job in jobs]
-        failed_jobs = perform(tasks, num_workers=num_workers, description="fine-tuning clients and ceilings")
-        failed = {str(path): failed_jobs[job.output_dir] for path, job in jobs if job.output_dir in failed_jobs}
-        scorings = [
-            Task(str(path), score_controls, run.clients) for path, run in sets.items() if str(path) not in failed
-        ]
-        failed |= perform(scorings, num_workers=num_workers, description="scoring controls")
-    return [(run, failed[str(run.clients.folder)]) for run in runs if str(run.clients.folder) in failed]
+        tasks = [Task(key, perform_client_run, job) for key, job in jobs.items()]
+        failed = perform(tasks, num_workers=num_workers, description="fine-tuning clients and ceilings")
+        whys: dict[str, str] = {
+            str(path): failed[key] for path, keys in needed.items() for key in sorted(keys) if key in failed
+        }
+        going = [run for run in runs if str(run.clients.folder) not in whys]
+        scorings: dict[Path, Task[ClientSet]] = {}
+        for run in going:
+            for path, function in ((run.clients.ceilings, score_constants), (run.clients.folder, score_controls)):
+                if not (path / CONTROLS_FILE).is_file():
+                    scorings[path] = Task(str(path), function, run.clients)
+        whys |= perform(list(scorings.values()), num_workers=num_workers, description="scoring controls")
+    found = []
+    for run in runs:
+        why = whys.get(str(run.clients.folder)) or whys.get(str(run.clients.ceilings))
+        found += [(run, why)] if why else []
+    return found
 
 
 def _train(runs: Sequence[CellRun], folder: Path, *, num_workers: int) -> list[tuple[CellRun, str]]:

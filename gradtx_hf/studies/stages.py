@@ -22,7 +22,8 @@ from transformers.utils import logging as transformers_logging
 from gradtx_hf.errors import GradTxError
 from gradtx_hf.finetuning.pool import one_thread, run_jobs
 from gradtx_hf.output import write_json
-from gradtx_hf.studies.clients import ClientSet, score_translator
+from gradtx_hf.studies.client_sets import ClientSet
+from gradtx_hf.studies.clients import count_off_the_map, score_translator
 from gradtx_hf.training import TranslatorArguments, train
 from gradtx_hf.translation import TRAINING_FILE, PeftTranslator
 
@@ -148,6 +149,10 @@ def score_cell(job: CellScoring) -> None:
             "settings": job.settings,
             "translator": str(job.translator),
             "clients": [asdict(client) for client in scored],
+            "off_the_map": {
+                "updates": count_off_the_map(job.clients, translator, noise=job.client_noise, seed=job.seed),
+                "of": len(job.clients.teams),
+            },
             "seconds": {
                 "training": round(sum(part["seconds"] for part in parts), 1),
                 "scoring": round(time.perf_counter() - begin, 1),

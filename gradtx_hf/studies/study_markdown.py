@@ -8,14 +8,15 @@ from collections.abc import Mapping
 from gradtx_hf.evaluation import GroupSummary, MethodSummary
 from gradtx_hf.evaluation.headline import count_of, group_title, headline
 from gradtx_hf.evaluation.markdown import format_estimate, format_share, seed_table
-from gradtx_hf.evaluation.methods import CEILING, TRANSLATED, method_of
+from gradtx_hf.evaluation.methods import CEILING, SOURCE_CLIENT, TRANSLATED, method_of
 from gradtx_hf.hub.markdown import markdown_table
-from gradtx_hf.studies.clients import SHUFFLED_INPUT
+from gradtx_hf.studies.clients import SHUFFLED_INPUT, SOURCE_AGGREGATE
 from gradtx_hf.studies.results import pooled
 from gradtx_hf.studies.study_report import GROUPS, REFERENCES, CellReport, StudyReport
 
 
 NOTHING = "-"
+CONTROLS_OF_CELLS = (SOURCE_CLIENT, SOURCE_AGGREGATE, "nearest_shadow", SHUFFLED_INPUT, TRANSLATED, CEILING)
 LEAST_SECONDS = 0.05
 """A stage below this had nothing to do."""
 
@@ -36,6 +37,7 @@ def render_study(report: StudyReport, *, plot_file: str | None) -> str:
         f"![{study.title}]({plot_file})" if plot_file else "",
         _unfinished(report),
         "## Cells\n\n" + cell_table(report),
+        _controls_of_cells(report),
         _main_cell(report),
         "## Cost\n\n" + _cost(report),
         "## Configuration\n\n```json\n"
@@ -70,12 +72,13 @@ def cell_table(report: StudyReport) -> str:
 def _note(report: StudyReport) -> str:
     seeds = count_of(report.num_seeds, "study seed")
     runs = sorted({result.num_target_runs for cell in report.cells for result in cell.results})
+    whose = "the first cell's clients" if any(cell.cell.clients for cell in report.cells) else "the same clients"
     return (
-        f"Exact match (higher is better), {seeds}, each with another split of the rules; one client per rule. Means "
+        f"Exact match (higher is better), {seeds}, each with another split of the rules. Means "
         "over clients; in brackets 95 % bootstrap intervals over pairs of study seed and rule. Gain recovered: the "
         "share of the gap between the untouched target and the ceiling. Nats per token: mean negative log-likelihood "
         "of the reference completions, lower is better. Shuffled input: exact match, all clients, with another "
-        "client's adapter translated. In italics the controls on the same clients; mean shadow, nearest shadow and "
+        f"client's adapter translated. In italics the controls on {whose}; mean shadow, nearest shadow and "
         f"ridge rest on {' or '.join(map(str, runs))} target runs."
     )
 
@@ -91,6 +94,31 @@ def _cell_row(cell: CellReport, groups: list[str]) -> list[str]:
         *_numbers(cell.summary, groups, TRANSLATED),
         format_estimate(shuffled.score) if shuffled else NOTHING,
     ]
+
+
+def _controls_of_cells(report: StudyReport) -> str:
+    """Return the scores of the controls on each cell's own clients, where cells have clients of their own."""
+    if not any(cell.cell.clients for cell in report.cells):
+        return ""
+    rows = []
+    for cell in report.cells:
+        for group in [group for group in GROUPS if group in cell.summary]:
+            found = [cell.method(group, name) for name in CONTROLS_OF_CELLS]
+            shown = [format_estimate(method.score) if method else NOTHING for method in found]
+            rows.append([cell.cell.label, group, *shown, _off_the_map(cell)])
+    heads = [method_of(name).short for name in CONTROLS_OF_CELLS]
+    return (
+        "## Controls of each cell\n\nExact match on the cell's own clients. Off the map: of the updates that the "
+        "translator reads, seen and unseen, those beyond its distance limit, of which a translation warns.\n\n"
+        + markdown_table(["cell", "tasks", *heads, "off the map"], rows)
+    )
+
+
+def _off_the_map(cell: CellReport) -> str:
+    counts = [result.values["off_the_map"] for result in cell.results]
+    if any(count["updates"] is None for count in counts):
+        return NOTHING
+    return f"{sum(count['updates'] for count in counts)} of {sum(count['of'] for count in counts)}"
 
 
 def _numbers(summary: Mapping[str, GroupSummary], groups: list[str], name: str) -> list[str]:

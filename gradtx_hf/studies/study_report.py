@@ -78,8 +78,10 @@ class CellReport:
             "label": self.cell.label,
             "x": self.cell.x or None,
             "series": self.cell.series or None,
+            "panel": self.cell.panel or None,
             "changes": {"world": self.cell.world, "training": self.cell.training}
-            | ({"client_noise": self.cell.client_noise} if self.cell.client_noise else {}),
+            | ({"client_noise": self.cell.client_noise} if self.cell.client_noise else {})
+            | ({"clients": self.cell.clients} if self.cell.clients else {}),
             "status": self.status,
             "failure": self.failure,
             "command": None if self.status == "done" else self.command,
@@ -90,6 +92,7 @@ class CellReport:
             },
             "seconds": [result.values["seconds"] for result in self.results],
             "num_training_updates": [result.values["num_training_updates"] for result in self.results],
+            "off_the_map": [result.values["off_the_map"] for result in self.results],
         }
 
 
@@ -160,12 +163,13 @@ class StudyReport:
 
     @property
     def pairs(self) -> list[tuple[World, Mapping[str, GroupSummary]]]:
-        """The pairs of models that cells were run with, each with the controls on its clients."""
+        """The pairs of models that cells were run with, each with the controls on the clients of its first cell."""
         found: dict[str, tuple[World, dict[int, Sequence[ClientScores]]]] = {}
         for cell in self.cells:
             world = self.study.control_world_of(cell.cell)
             _, clients = found.setdefault(str(world), (world, {}))
-            clients.update({result.seed: result.controls for result in cell.results})
+            for result in cell.results:
+                clients.setdefault(result.seed, result.controls)
         return [(world, pooled(clients, config={}).summary) for world, clients in found.values() if clients]
 
     @property
@@ -175,9 +179,8 @@ class StudyReport:
         if main is None:
             return None
         clients: dict[int, list[ClientScores]] = {result.seed: list(result.clients) for result in main.results}
-        pair = self.study.control_world_of(main.cell)
         for rival in self.cells:
-            if rival.cell.name != main.cell.name and self.study.control_world_of(rival.cell) == pair:
+            if rival.cell.name != main.cell.name and self._has_same_clients(rival.cell, main.cell):
                 for result in rival.results:
                     if result.seed in clients:
                         clients[result.seed] = _with_rival(clients[result.seed], rival.cell.name, result)
@@ -187,6 +190,12 @@ class StudyReport:
             "num_target_runs": main.results[0].num_target_runs,
         }
         return replace(pooled(clients, config=config), seconds=self.seconds, command=self.command)
+
+    def _has_same_clients(self, cell: Cell, other: Cell) -> bool:
+        """Return whether two cells are scored on the same adapters, read in the same way."""
+        study = self.study
+        same_pair = study.control_world_of(cell) == study.control_world_of(other)
+        return same_pair and study.clients_of(cell) == study.clients_of(other)
 
     def to_json(self) -> dict[str, Any]:
         """Return the contents of report.json: JSON values only."""

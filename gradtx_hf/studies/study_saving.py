@@ -36,8 +36,9 @@ def _draw(report: StudyReport) -> bytes | None:
     if report.main is None:
         return None
     try:
-        from gradtx_hf.studies.study_plot import render_study_png  # here, as matplotlib is optional and slow to import
+        from gradtx_hf.studies.curve_plot import render_curves_png  # here, as matplotlib is optional and slow to import
+        from gradtx_hf.studies.study_plot import render_study_png
     except MissingExtraError as error:
         logger.warning("No report.png: %s", error)
         return None
-    return render_study_png(report)
+    return render_curves_png(report) if report.study.methods_on_axis else render_study_png(report)

@@ -6,7 +6,10 @@ A study's folder holds:
     models/NAME/                  models that the study pretrained
     seed-S/data/                  lines of the rules, public and private
     seed-S/stores/KEY/            a store per world
-    seed-S/clients/KEY/           a pair's clients: their adapters and ceilings, and the scores of the controls
+    seed-S/sources/KEY/           clients' adapters
+    seed-S/public/KEY/            the public fine-tune, a control
+    seed-S/ceilings/KEY/          clients' ceilings, and what they, the untouched target and the public fine-tune score
+    seed-S/clients/KEY/           the scores of the controls that read these adapters
     seed-S/translators/KEY/       a translator per world and training
     cells/seed-S/CELL/result.json what a cell scores: its existence means done
     report.{json,md,png}
@@ -28,13 +31,15 @@ from typing import Any
 from gradtx_hf.curation import CurationArguments
 from gradtx_hf.output import write_text
 from gradtx_hf.playground import Rule, make_lines, split_rules
-from gradtx_hf.studies.cells import Cell, Clients, Study, World
+from gradtx_hf.studies.cells import Cell, Study, World
 from gradtx_hf.studies.models import model_folder
 
 
 KEY_DIGITS = 12
 PUBLIC_LINES_PER_SAMPLE = 4
 """Public lines of a rule, for each line of a shadow set: runs of a rule share a quarter of their lines on average."""
+HOW_CLIENTS_TRAIN = ("aggregation", "num_parts", "source_recipe", "privacy")
+"""Fields of ``Clients`` that change neither their lines nor their ceilings."""
 
 
 @dataclass(frozen=True)
@@ -59,16 +64,33 @@ class Place:
         return self.home / "stores" / key_of(asdict(world))
 
     def clients(self, study: Study, cell: Cell) -> Path:
-        """Return the folder of a cell's clients and of their controls."""
-        return self.home / "clients" / key_of([asdict(study.control_world_of(cell)), asdict(study.clients)])
+        """Return the folder of the controls that read a cell's clients."""
+        return self._of_clients("clients", study, cell, without=())
+
+    def sources(self, study: Study, cell: Cell) -> Path:
+        """Return the folder of a cell's clients' adapters."""
+        return self._of_clients("sources", study, cell, without=("aggregation",))
+
+    def ceilings(self, study: Study, cell: Cell) -> Path:
+        """Return the folder of a cell's ceilings, which do not depend on how clients train."""
+        return self._of_clients("ceilings", study, cell, without=HOW_CLIENTS_TRAIN)
 
     def translator(self, study: Study, cell: Cell) -> Path:
         """Return the folder of a cell's translator."""
         return self.home / "translators" / key_of([asdict(study.world_of(cell)), study.training_of(cell)])
 
+    def public_finetune(self, study: Study, cell: Cell) -> Path:
+        """Return the folder of the public fine-tune, one for all clients of a pair."""
+        num_steps = study.clients_of(cell).num_public_steps
+        return self.home / "public" / key_of([asdict(study.control_world_of(cell)), num_steps])
+
     def result(self, cell: Cell) -> Path:
         """Return the file of a cell's scores."""
         return self.folder / "cells" / f"seed-{self.seed}" / cell.name / "result.json"
+
+    def _of_clients(self, kind: str, study: Study, cell: Cell, *, without: Sequence[str]) -> Path:
+        settings = {name: value for name, value in asdict(study.clients_of(cell)).items() if name not in without}
+        return self.home / kind / key_of([asdict(study.control_world_of(cell)), settings])
 
 
 def key_of(settings: Mapping[str, Any] | Sequence[Any]) -> str:
@@ -88,7 +110,7 @@ def curation_arguments(world: World, place: Place, *, num_workers: int) -> Curat
     num_lines = PUBLIC_LINES_PER_SAMPLE * world.samples_per_set
     corpora = []
     for rule in public_rules(place.seed, world.num_rules):
-        path = _lines_file(place, f"public-{num_lines}", rule, num_lines)
+        path = lines_file(place, f"public-{num_lines}", rule, num_lines)
         corpora.append({"path": str(path), "label": rule.name})
     return CurationArguments(
         source_model=str(model_folder(world.source, place.folder)),
@@ -103,36 +125,15 @@ def curation_arguments(world: World, place: Place, *, num_workers: int) -> Curat
         rank=2,
         alpha=16,
         dropout=0.0,
-        source_recipe=dict(world.source_recipe),
+        source_recipe={**world.source_recipe, **world.shadow_recipe},
         target_recipe=dict(world.target_recipe),
         seed=place.seed,
         num_workers=num_workers,
     )
 
 
-def client_values(clients: Clients, place: Place) -> list[dict[str, Any]]:
-    """Write the clients' lines and return the clients, as values of ``ClientData.from_dict``: seen ones first."""
-    split = split_rules("full", seed=place.seed)
-    unseen = list(split.development if clients.unseen == "development" else split.report)
-    chosen = [(rule, True) for rule in public_rules(place.seed, clients.num_seen)]
-    chosen += [(rule, False) for rule in random.Random(place.seed).sample(unseen, clients.num_unseen)]
-    values = []
-    for rule, seen in chosen:
-        num_lines = clients.num_private_lines + clients.num_test_lines
-        path = str(_lines_file(place, f"private-{num_lines}", rule, num_lines))
-        values.append(
-            {
-                "task": rule.name,
-                "seen": seen,
-                "seed": 1 + place.seed,
-                "train": {"path": path, "split": f"train[:{clients.num_private_lines}]"},
-                "test": {"path": path, "split": f"train[{clients.num_private_lines}:]"},
-            }
-        )
-    return values
-
-
-def _lines_file(place: Place, kind: str, rule: Rule, num_lines: int) -> Path:
+def lines_file(place: Place, kind: str, rule: Rule, num_lines: int) -> Path:
+    """Return the file of one rule's lines, which is written if it is not there."""
     path = place.home / "data" / f"{kind}-{rule.name}.jsonl"
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)

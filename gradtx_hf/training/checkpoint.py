@@ -29,8 +29,8 @@ from transformers.trainer_pt_utils import safe_globals
 from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_NAME
 
 from gradtx_hf.errors import ConfigurationError
+from gradtx_hf.finetuning.state_tree import read_tree, write_tree
 from gradtx_hf.output import write_text
-from gradtx_hf.training.state_tree import read_tree, write_tree
 from gradtx_hf.training.trainer import BLOCK_ERRORS_FILE
 
 
@@ -134,7 +134,7 @@ def _copy_model(checkpoint: Path, folder: Path) -> None:
     for name in (CONFIG_NAME, SAFE_WEIGHTS_NAME):
         try:
             shutil.copyfile(checkpoint / name, folder / name)
-        except FileNotFoundError as error:
+        except OSError as error:
             raise ConfigurationError(
                 f"checkpoint '{checkpoint.name}' lacks {name}. Resume from another one."
             ) from error
@@ -143,7 +143,7 @@ def _copy_model(checkpoint: Path, folder: Path) -> None:
 def _read_trainer_state(checkpoint: Path) -> dict[str, Any]:
     try:
         state = json.loads((checkpoint / TRAINER_STATE_NAME).read_bytes())
-    except ValueError:
+    except (OSError, ValueError, RecursionError):
         state = None
     if not isinstance(state, dict):
         raise ConfigurationError(

@@ -55,9 +55,19 @@ class PairDataset(Dataset[dict[str, Tensor]]):
             "target_blocks": self._store.snapshot("target", shadow_set, snapshot),
         }
 
+    def __getitems__(self, indices: Sequence[int]) -> dict[str, Tensor]:
+        """Return a batch at once, as ``collate_pairs`` does; a torch data loader asks for it where it is there."""
+        pairs = self._pairs[torch.as_tensor(indices)].tolist()
+        return {
+            "source_blocks": self._store.snapshots("source", pairs),
+            "target_blocks": self._store.snapshots("target", pairs),
+        }
 
-def collate_pairs(pairs: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Stack pairs into ``source_blocks`` ``[B, N_S, D_S]`` and ``target_blocks`` ``[B, N_T, D_T]``."""
+
+def collate_pairs(pairs: list[dict[str, Tensor]] | dict[str, Tensor]) -> dict[str, Tensor]:
+    """Stack pairs into ``source_blocks`` ``[B, N_S, D_S]`` and ``target_blocks`` ``[B, N_T, D_T]``, if they are not."""
+    if isinstance(pairs, dict):
+        return pairs
     return {name: torch.stack([pair[name] for pair in pairs]) for name in pairs[0]}
 
 

@@ -9,7 +9,6 @@ Source: ours; after Trainer's ``hub_strategy="checkpoint"``, which pushes pickle
 
 from __future__ import annotations
 
-import json
 import logging
 import tempfile
 from collections.abc import Iterable
@@ -28,6 +27,7 @@ from gradtx_hf.hub.branch import open_api, read_head
 from gradtx_hf.hub.retry import with_retries
 from gradtx_hf.training.checkpoint import WORK_FILE, pack_checkpoints, unpack_checkpoints
 from gradtx_hf.training.identity import identity_difference
+from gradtx_hf.updates.reading import parse_json
 
 
 logger = logging.getLogger(__name__)
@@ -155,12 +155,30 @@ def restore_checkpoints(
         OutputExistsError: If the state is of another training.
     """
     fetched = fetch_repository(name if "@" in name else f"{name}@{BRANCH}", token=token)
+    logger.info("going on from '%s' at commit %s", fetched.name, fetched.commit)
+    unpack_state(fetched.path, work_dir, name=name, parts=parts, identity=identity)
+
+
+def unpack_state(folder: Path, work_dir: Path, *, name: str, parts: Iterable[str], identity: dict[str, Any]) -> None:
+    """Bring a training's state from a fetched branch, which anybody may have written, into its work folder.
+
+    Args:
+        folder: What the branch holds.
+        work_dir: Where Trainer is to find its checkpoints.
+        name: What messages call the branch.
+        parts: The translator's parts.
+        identity: What the training is of.
+
+    Raises:
+        ConfigurationError: If it holds no state, or a damaged one.
+        OutputExistsError: If the state is of another training.
+    """
     try:
-        found = json.loads((fetched.path / WORK_FILE).read_bytes())
-    except (OSError, ValueError) as error:
+        found = parse_json((folder / WORK_FILE).read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigurationError(
             f"'{name}' holds no state of a training. Give the branch that gradtx train pushed it to, such as "
-            f"'{fetched.name}@{BRANCH}'."
+            f"'{name.partition('@')[0]}@{BRANCH}'."
         ) from error
     difference = identity_difference(identity, found)
     if difference is not None:
@@ -168,5 +186,4 @@ def restore_checkpoints(
             f"'{name}' holds the checkpoints of another training: {difference}. Give its arguments again to go on with "
             "it, or name another repository."
         )
-    logger.info("going on from '%s' at commit %s", fetched.name, fetched.commit)
-    unpack_checkpoints(fetched.path, work_dir, parts=parts)
+    unpack_checkpoints(folder, work_dir, parts=parts)

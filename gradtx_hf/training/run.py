@@ -21,6 +21,7 @@ from gradtx_hf.training.arguments import GradTransformerTrainingArguments
 from gradtx_hf.training.checkpoint import WORK_FILE, last_checkpoint
 from gradtx_hf.training.hub_checkpoint import HubCheckpoints, PushCheckpoints, restore_checkpoints
 from gradtx_hf.training.identity import training_identity
+from gradtx_hf.training.launched import require_all_processes
 from gradtx_hf.training.publishing import describe_store, destination_of, publish_trained, require_place
 from gradtx_hf.training.target import FunctionalTarget, load_functional_target
 from gradtx_hf.training.train import Provenance, TrainedTranslator, train_translator
@@ -83,10 +84,11 @@ def train(arguments: TranslatorArguments) -> PeftTranslator:
     Raises:
         OutputExistsError: If the output folder exists and is not empty, or another training was begun for it.
         StoreError: If the store is not complete, or a shard is damaged.
-        ConfigurationError: If a value cannot be used.
+        ConfigurationError: If a value cannot be used, or fewer processes run than a launcher was asked for.
         HubError: If it is to be published and cannot be; once trained, the folder is there all the same.
     """
     processes = arguments.distributed_state  # accelerate's, also where there is one process alone
+    require_all_processes(arguments.world_size)
     output_dir = require_new_folder(str(arguments.output_dir))
     work_dir = output_dir.with_name(f"{output_dir.name}-checkpoints")
     store = UpdateStore.open(arguments.store)

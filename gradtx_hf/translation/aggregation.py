@@ -178,6 +178,20 @@ def aggregate_with_shares(
     return Aggregate(values.reshape(tokens.shape[1:]), tuple(shares.tolist()))
 
 
+def parse_weights(text: str) -> list[float]:
+    """Read weights with commas between, such as ``0.7,0.3``.
+
+    Raises:
+        ConfigurationError: If they are no numbers.
+    """
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError as error:
+        raise ConfigurationError(
+            f"got weights {text!r}, expected numbers with commas between, such as 0.7,0.3."
+        ) from error
+
+
 def check_weights(weights: Sequence[float] | None, *, num_clients: int, rule: Aggregation) -> Tensor:
     """Return the factor of each client, ``[C]`` float64: the weights divided by their sum, but for ``sum``.
 

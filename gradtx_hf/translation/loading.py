@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import torch
 
-from gradtx_hf.errors import LayoutError, MissingFileError
+from gradtx_hf.errors import ConfigurationError, LayoutError, MissingFileError
 from gradtx_hf.model import GradTransformerModel
-from gradtx_hf.model.weights import CONFIG_FILE
+from gradtx_hf.model.inference import load_for_inference
+from gradtx_hf.model.weights import CONFIG_FILE, read_config, read_headers, require_finite
 from gradtx_hf.updates.reading import ForeignFolder
 
 
 SOURCE_INIT = "source_init"
 TARGET_INIT = "target_init"
 PARTS_FOLDER = "parts"
+LARGE_BYTES = 64 << 20
+"""Weights from this size on are read from memory for every block; smaller ones stay in the processor's cache."""
 
 
 def is_translator_folder(folder: str | Path) -> bool:
@@ -23,26 +27,27 @@ def is_translator_folder(folder: str | Path) -> bool:
 
 
 def load_models(
-    folder: Path, *, name: str, device: torch.device, dtype: torch.dtype
+    folder: Path, *, name: str, device: torch.device, dtype: torch.dtype | Literal["auto"]
 ) -> dict[str, GradTransformerModel]:
     """Load a translator's model under the empty name, or one model per part under the part's name.
+
+    Large models, and all that are not in float32, are loaded to translate with alone: no gradients, no other device or
+    number format later.
 
     Args:
         folder: The translator's folder.
         name: What messages call the translator.
         device: Where the models go.
-        dtype: The weights' format.
+        dtype: float32, bfloat16, or "auto" for the one of these that it was saved in.
 
     Raises:
         MissingFileError: If it is no translator, or lacks a file.
         LayoutError: If a model is damaged.
-        ConfigurationError: If a model's configuration cannot be used.
+        ConfigurationError: If a model's configuration, or the number format, cannot be used.
     """
-    models = {part: _load_model(path, name, dtype) for part, path in _model_folders(folder, name).items()}
-    for model in models.values():
-        torch.nn.Module.to(model, device)
-        model.eval()
-    return models
+    if dtype not in ("auto", torch.float32, torch.bfloat16):
+        raise ConfigurationError(f"got dtype={dtype}, expected float32, bfloat16 or 'auto' to translate with.")
+    return {part: _load_model(path, name, device, dtype) for part, path in _model_folders(folder, name).items()}
 
 
 def _model_folders(folder: Path, name: str) -> dict[str, Path]:
@@ -64,9 +69,21 @@ def _model_folders(folder: Path, name: str) -> dict[str, Path]:
     return found
 
 
-def _load_model(folder: Path, name: str, dtype: torch.dtype) -> GradTransformerModel:
-    model = GradTransformerModel.from_folder(folder, name=name, dtype=dtype)
+def _load_model(
+    folder: Path, name: str, device: torch.device, dtype: torch.dtype | Literal["auto"]
+) -> GradTransformerModel:
+    files = ForeignFolder(folder, f"translator '{name}'", LayoutError)
+    config = read_config(files)
+    if dtype == "auto":
+        found = {name: info for infos in read_headers(files).values() for name, info in infos.items()}
+        is_half = any(info.dtype == "BF16" for name, info in found.items() if name.startswith("W_out."))
+        dtype = torch.bfloat16 if is_half else torch.float32
+    is_large = sum(path.stat().st_size for path in folder.glob("*.safetensors") if path.is_file()) >= LARGE_BYTES
+    if config.has_transformer and (is_large or dtype != torch.float32):
+        return load_for_inference(files, config, name=name, dtype=dtype, device=device)
+    model = GradTransformerModel.from_folder(folder, name=name, config=config, dtype=torch.float32)
     for key, value in model.state_dict().items():
-        if value.is_floating_point() and not bool(value.isfinite().all()):
-            raise LayoutError(f"weight '{key}' of translator '{name}' holds NaN or infinite values. Train it again.")
+        require_finite(key, value, owner=files.owner)
+    torch.nn.Module.to(model, device)
+    model.eval()
     return model

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gradtx_hf.errors import AdapterError, ConfigurationError, LayoutError
-from gradtx_hf.hub import resolve_folder
+from gradtx_hf.hub import ResolvedFolder, resolve_folder
 from gradtx_hf.lora import Adapter, load_adapter
 from gradtx_hf.translation.aggregation import AggregationSettings, check_weights
 from gradtx_hf.translation.checks import (
@@ -49,6 +49,7 @@ class ReadingOptions:
         revision: Branch, tag or commit of a repository.
         subfolder: Folder inside the repository or folder.
         token: Hub token for private repositories.
+        cache_dir: Where fetched files are kept; the Hub's cache if None.
         local_files_only: Whether to use the cache alone.
         allow_other_start: Accept an adapter that was not trained from the start.
         allow_other_base: Accept an adapter whose base model has another name.
@@ -57,6 +58,7 @@ class ReadingOptions:
     revision: str | None = None
     subfolder: str | None = None
     token: str | None = None
+    cache_dir: str | Path | None = None
     local_files_only: bool = False
     allow_other_start: bool = False
     allow_other_base: bool = False
@@ -69,10 +71,12 @@ class SkippedAdapter:
     Attributes:
         name: As the user named it.
         reason: Why, in one line.
+        commit: The commit it came from, if it came from the Hub.
     """
 
     name: str
     reason: str
+    commit: str | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,19 +106,34 @@ class ReadSources:
 
 def read_source(adapter: AnyAdapter, *, start: ClientStart, options: ReadingOptions) -> SourceUpdate:
     """Read a client's adapter and align it to the start; see ``PeftTranslator.read``."""
+    return _read_located(_locate(adapter, options), start=start, options=options)
+
+
+def _locate(adapter: AnyAdapter, options: ReadingOptions) -> Adapter | SourceUpdate | ResolvedFolder:
+    """Return an adapter that was read already, or the folder to read it from."""
+    if isinstance(adapter, Adapter | SourceUpdate):
+        return adapter
+    return resolve_folder(
+        adapter,
+        revision=options.revision,
+        subfolder=options.subfolder,
+        token=options.token,
+        cache_dir=options.cache_dir,
+        local_files_only=options.local_files_only,
+    )
+
+
+def _read_located(
+    located: Adapter | SourceUpdate | ResolvedFolder, *, start: ClientStart, options: ReadingOptions
+) -> SourceUpdate:
     commit = privacy = None
-    if isinstance(adapter, SourceUpdate):
-        commit, privacy, adapter = adapter.commit, adapter.privacy, adapter.adapter
-    elif not isinstance(adapter, Adapter):
-        resolved = resolve_folder(
-            adapter,
-            revision=options.revision,
-            subfolder=options.subfolder,
-            token=options.token,
-            local_files_only=options.local_files_only,
-        )
-        adapter, commit = load_adapter(resolved.path, name=resolved.name), resolved.commit
-        privacy = load_privacy(resolved.path, name=resolved.name)
+    if isinstance(located, SourceUpdate):
+        commit, privacy, adapter = located.commit, located.privacy, located.adapter
+    elif isinstance(located, Adapter):
+        adapter = located
+    else:
+        adapter, commit = load_adapter(located.path, name=located.name), located.commit
+        privacy = load_privacy(located.path, name=located.name)
     check_finite(adapter.tensors, name=adapter.name)
     with naming_those_that_fit(adapter, start.init, token=options.token, local_files_only=options.local_files_only):
         check_modules(adapter, start.init, translator=start.translator)
@@ -170,12 +189,13 @@ def read_sources(
     kept_weights: list[float] = []
     skipped: list[SkippedAdapter] = []
     for i, adapter in enumerate(adapters):
+        located = _locate(adapter, options)
         try:
-            sources.append(read_source(adapter, start=start, options=options))
+            sources.append(_read_located(located, start=start, options=options))
         except (AdapterError, LayoutError) as error:
             if not skip_invalid:
                 raise
-            skipped.append(SkippedAdapter(_name_of(adapter), str(error)))
+            skipped.append(_skipped(located, str(error)))
         else:
             kept_weights += [] if weights is None else [weights[i]]
     if not sources:
@@ -183,7 +203,6 @@ def read_sources(
     return ReadSources(tuple(sources), None if weights is None else tuple(kept_weights), tuple(skipped))
 
 
-def _name_of(adapter: AnyAdapter) -> str:
-    if isinstance(adapter, SourceUpdate):
-        return adapter.adapter.name
-    return adapter.name if isinstance(adapter, Adapter) else str(adapter)
+def _skipped(located: Adapter | SourceUpdate | ResolvedFolder, reason: str) -> SkippedAdapter:
+    name = located.adapter.name if isinstance(located, SourceUpdate) else located.name
+    return SkippedAdapter(name, reason, None if isinstance(located, Adapter) else located.commit)

@@ -61,25 +61,49 @@ def load_translation(folder: Path, *, name: str) -> dict[str, Any] | None:
     Raises:
         LayoutError: If it is not what a translation writes.
     """
-    values = load_record(folder, TRANSLATION_FILE, name=name)
+    return _load_made_from(folder, TRANSLATION_FILE, name=name, written_by="gradtx translate", not_so="translated")
+
+
+def load_aggregation(folder: Path, *, name: str) -> dict[str, Any] | None:
+    """Read what says how a source adapter was aggregated; None for an adapter that was not.
+
+    Args:
+        folder: The adapter's folder.
+        name: What messages call the adapter.
+
+    Raises:
+        LayoutError: If it is not what an aggregation writes.
+    """
+    return _load_made_from(folder, AGGREGATION_FILE, name=name, written_by="gradtx aggregate", not_so="aggregated")
+
+
+def _load_made_from(folder: Path, file: str, *, name: str, written_by: str, not_so: str) -> dict[str, Any] | None:
+    values = load_record(folder, file, name=name)
     if values is None:
         return None
     try:
-        origins = [values["translator"], *values["adapters"]]
-        texts = [values["source_base_model"], values["target_base_model"], values["aggregation"], *values["warnings"]]
-        texts += [origin["name"] for origin in origins] + [origin["commit"] or "" for origin in origins]
-        texts += [entry[key] for entry in values.get("skipped", []) for key in ("name", "reason")]
-        is_whole = all(isinstance(text, str) for text in texts) and isinstance(values["versions"], dict)
-        for source in values["adapters"]:
-            _check_privacy(source.get("privacy"))
+        is_whole = _is_made_from(values, is_translation=file == TRANSLATION_FILE)
     except (KeyError, TypeError, AttributeError, ValueError):
         is_whole = False
-    if not is_whole or len(origins) < 2:
+    if not is_whole:
         raise LayoutError(
-            f"{TRANSLATION_FILE} of '{name}' is not what gradtx translate writes. Copy or download it again, or remove "
-            "it to publish the adapter as one that was not translated."
+            f"{file} of '{name}' is not what {written_by} writes. Copy or download it again, or remove it to publish "
+            f"the adapter as one that was not {not_so}."
         )
     return values
+
+
+def _is_made_from(values: Mapping[str, Any], *, is_translation: bool) -> bool:
+    """Return whether a record has all that a card reads; or raise what absent keys and other types raise."""
+    origins = [*([values["translator"]] if is_translation else []), *values["adapters"], *values.get("skipped", [])]
+    texts = [values["source_base_model"], values["aggregation"], *values["warnings"]]
+    texts += [values["target_base_model"]] if is_translation else []
+    texts += [origin["name"] for origin in origins] + [origin.get("commit") or "" for origin in origins]
+    texts += [entry["reason"] for entry in values.get("skipped", [])]
+    for source in values["adapters"]:
+        _check_privacy(source.get("privacy"))
+    has_sources = len(values["adapters"]) > 0
+    return has_sources and all(isinstance(text, str) for text in texts) and isinstance(values["versions"], dict)
 
 
 def load_privacy(folder: Path, *, name: str) -> dict[str, Any] | None:
@@ -97,7 +121,7 @@ def load_privacy(folder: Path, *, name: str) -> dict[str, Any] | None:
         LayoutError: If the file is damaged.
     """
     values = load_record(folder, PRIVACY_FILE, name=name)
-    if values is None:
+    if values is None or set(values) == {"audit"}:  # what was measured, of an adapter of which nothing is stated
         return None
     statement = {key: values.get(key) for key in ("epsilon", "delta", "accountant")}
     further = (*PRIVACY_NUMBERS, *PRIVACY_TEXTS, "total", "versions")

@@ -92,9 +92,9 @@ def describe_sources(read: ReadSources, combined: Combined, init: Adapter) -> li
     ]
 
 
-def describe_skipped(read: ReadSources) -> list[dict[str, str]]:
+def describe_skipped(read: ReadSources) -> list[dict[str, str | None]]:
     """Return the adapters that were left out, as JSON values."""
-    return [{"name": skipped.name, "reason": skipped.reason} for skipped in read.skipped]
+    return [{"name": skipped.name, "commit": skipped.commit, "reason": skipped.reason} for skipped in read.skipped]
 
 
 def describe_versions() -> dict[str, str]:

@@ -56,6 +56,7 @@ class TranslatedAdapter:
         token: str | None = None,
         commit_message: str | None = None,
         base_model: str | None = None,
+        license_id: str | None = None,
     ) -> Published:
         """Publish PEFT's two files, the report without names of this machine, and a card, as one commit.
 
@@ -68,6 +69,7 @@ class TranslatedAdapter:
             token: Hub token; by default the one that is logged in.
             commit_message: First line of the commit.
             base_model: Id on the Hub of the base model, where the adapter names a local folder.
+            license_id: License of the adapter, as the Hub names it; by default none is written.
 
         Raises:
             ConfigurationError: If others could not find the base model, or an argument cannot be used.
@@ -78,6 +80,7 @@ class TranslatedAdapter:
             Destination(repo_id, private=private, revision=revision, token=token),
             report=self.report,
             base_model=base_model,
+            license_id=license_id,
             commit_message=commit_message,
         )
 

@@ -14,6 +14,7 @@ from gradtx_hf.hub.cards import (
     is_public_name,
     key_value_table,
     layout_table,
+    license_metadata,
     peft_code,
     versions_text,
 )
@@ -65,6 +66,7 @@ class TranslatorFacts:
         input_distance_limit: Distance beyond which an adapter is off the map, or None.
         training: Values of training.json, or None.
         report: Values of report.json, or None.
+        license_id: License that its publisher gives, as the Hub names it, or None.
     """
 
     repo_id: str
@@ -76,13 +78,14 @@ class TranslatorFacts:
     input_distance_limit: float | None
     training: Mapping[str, Any] | None
     report: Mapping[str, Any] | None
+    license_id: str | None = None
 
 
 def translator_card(facts: TranslatorFacts) -> Card:
     """Return the card.
 
     Raises:
-        ConfigurationError: If others could not find a base model.
+        ConfigurationError: If others could not find a base model, or the license cannot be one.
         DataError: If the report is none.
     """
     source, target = ModelReference.of(facts.source_init), ModelReference.of(facts.target_init)
@@ -117,6 +120,7 @@ def translator_card(facts: TranslatorFacts) -> Card:
         "tags": [LIBRARY, TRANSLATOR_TAG, "lora"],
         "base_model": [source.name, target.name],
         "base_model_relation": "adapter",
+        **license_metadata(facts.license_id),
         PROVENANCE_KEY: {
             "source_base_model": source.to_json(),
             "target_base_model": target.to_json(),

@@ -70,6 +70,10 @@ class StoreView:
         """Return one update, ``[N, D]``."""
         return self._pick(side, self._store.snapshot(side, shadow_set, snapshot))
 
+    def snapshots(self, side: Side, pairs: Sequence[tuple[int, int]]) -> Tensor:
+        """Return some updates, ``[B, N, D]``; see ``UpdateStore.snapshots``."""
+        return self._pick(side, self._store.snapshots(side, pairs))
+
     def _pick(self, side: Side, tokens: Tensor) -> Tensor:
         flat = torch.nn.functional.pad(tokens.flatten(-2), (0, 1))  # the element behind the last is the padding
         return flat[..., self._places[side]]

@@ -1,4 +1,4 @@
-"""The JSON files of an update store: read one, read the target runs off a plan, say where two plans differ."""
+"""The JSON files of an update store: read one, read off a plan what the shards are, say where two plans differ."""
 
 from __future__ import annotations
 
@@ -7,11 +7,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from gradtx_hf.errors import StoreError
 
 
 FORMAT = "gradtx update store 1"
 MAX_SHADOW_SETS = 10**6
+DTYPE_KEY = "store_dtype"
+STORE_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+"""What the numbers of a shard may be stored as; float32 where a plan does not say."""
 
 
 def read_json(path: Path) -> Any:  # noqa: ANN401 - any JSON value
@@ -65,6 +70,24 @@ def planned_target_sets(plan: Mapping[str, Any]) -> list[int]:
             f"from 0 to {len(every) - 1}, ascending."
         )
     return named
+
+
+def planned_dtype(plan: Mapping[str, Any]) -> torch.dtype:
+    """Return what the numbers of a store are stored as.
+
+    Args:
+        plan: A store's plan.
+
+    Raises:
+        StoreError: If it names none of ``STORE_DTYPES``.
+    """
+    named = plan.get(DTYPE_KEY, "float32")
+    if not isinstance(named, str) or named not in STORE_DTYPES:
+        raise StoreError(
+            f"got {DTYPE_KEY}={_shorten(named)} in the plan of an update store, expected one of "
+            f"{', '.join(STORE_DTYPES)}."
+        )
+    return STORE_DTYPES[named]
 
 
 def require_same_plan(got: Mapping[str, Any], expected: Mapping[str, Any], folder: Path) -> None:

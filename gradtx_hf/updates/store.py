@@ -15,19 +15,21 @@ Axes: W snapshots, N blocks, D the size of the largest block. Source: paper Sec.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from functools import cached_property
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
 from gradtx_hf.errors import LayoutError, MissingFileError, OutputExistsError, StoreError
 from gradtx_hf.output import write_bytes
 from gradtx_hf.updates.layout import BlockLayout
 from gradtx_hf.updates.manifest import Manifest, describe_shard, distinct_snapshots
-from gradtx_hf.updates.plan import FORMAT, planned_target_sets, read_plan, require_same_plan
-from gradtx_hf.updates.shard import find_damage, is_whole, map_tokens, read_header, sha256_of_file, write_shard
+from gradtx_hf.updates.mapped import MappedSide
+from gradtx_hf.updates.plan import FORMAT, planned_dtype, planned_target_sets, read_plan, require_same_plan
+from gradtx_hf.updates.shard import find_damage, is_whole, sha256_of_file, write_shard
 
 
 Side = Literal["source", "target"]
@@ -45,6 +47,7 @@ class UpdateStore:
         folder: The folder.
         plan: All that determines the content, as JSON values; ``num_shadow_sets`` among them, and where not every
             shadow set has a target run ``target_shadow_sets``, those that have one.
+        dtype: What the numbers are stored as, float32 or bfloat16; they are read as float32.
         source_layout: Layout of the source updates.
         target_layout: Layout of the target updates.
     """
@@ -52,9 +55,13 @@ class UpdateStore:
     def __init__(self, folder: Path, values: Mapping[str, Any]) -> None:
         self.folder = folder
         self.plan: dict[str, Any] = values["plan"]
+        self.dtype = planned_dtype(self.plan)
         self.source_layout = BlockLayout.from_dict(values["source_layout"])
         self.target_layout = BlockLayout.from_dict(values["target_layout"])
-        self._mapped: dict[tuple[Side, int], Tensor] = {}
+        self._mapped = {
+            side: MappedSide(self.layout(side), dtype=self.dtype, find_shard=partial(self.shard_path, side))
+            for side in SIDES
+        }
 
     @classmethod
     def create(
@@ -70,7 +77,8 @@ class UpdateStore:
         Args:
             folder: The folder.
             plan: JSON values; ``num_shadow_sets`` says how many shadow sets the store is to hold,
-                ``target_shadow_sets`` which of them have a target run (all where it is left out).
+                ``target_shadow_sets`` which of them have a target run (all where it is left out), ``store_dtype``
+                what the numbers are stored as (float32 where it is left out, or bfloat16, half as large).
             source_layout: Layout of the source updates.
             target_layout: Layout of the target updates.
 
@@ -82,6 +90,7 @@ class UpdateStore:
         if not isinstance(plan.get("num_shadow_sets"), int):
             raise StoreError("the plan of an update store lacks num_shadow_sets, an integer.")
         planned_target_sets(plan)
+        planned_dtype(plan)
         values = {
             "format": FORMAT,
             "plan": dict(plan),
@@ -162,7 +171,7 @@ class UpdateStore:
         Args:
             side: ``source`` or ``target``.
             shadow_set: Number of the shadow set, from 0.
-            tokens: Updates ``[W, N, D]``, oldest first.
+            tokens: Updates ``[W, N, D]``, oldest first; rounded to the store's number format.
             info: JSON values known of the run, such as its final loss; no times.
 
         Raises:
@@ -175,10 +184,12 @@ class UpdateStore:
                 f"got {side} tokens of shape {list(tokens.shape)}, expected [W, {layout.num_blocks}, "
                 f"{layout.block_dim}] with W ≥ 1."
             )
+        tokens = tokens.to(self.dtype)
         if not bool(tokens.isfinite().all()):
             raise StoreError(f"the {side} run of shadow set {shadow_set} holds NaN or infinite values: it diverged.")
-        write_shard(self.shard_path(side, shadow_set), tokens, {**info, "layout": layout.fingerprint})
-        self._mapped.pop((side, shadow_set), None)
+        path = self.shard_path(side, shadow_set)
+        _write_beside_others(path, lambda: write_shard(path, tokens, {**info, "layout": layout.fingerprint}))
+        self._mapped[side].forget(shadow_set)
 
     def finish(self) -> None:
         """Write the manifest: the store is complete.
@@ -187,31 +198,27 @@ class UpdateStore:
             StoreError: If a shard is missing or damaged.
         """
         for leftover in [*self.folder.glob(".*.tmp"), *(self.folder / SHARDS_FOLDER).glob(".*.tmp")]:
-            leftover.unlink()
+            leftover.unlink(missing_ok=True)
         shards = {
-            path.name: describe_shard(path, self.read(side, shadow_set), side=side, shadow_set=shadow_set)
+            path.name: describe_shard(path, self._mapped[side].stored(shadow_set), side=side, shadow_set=shadow_set)
             for (side, shadow_set), path in self._shard_paths.items()
         }
         manifest = Manifest(sha256_of_file(self.folder / PLAN_FILE), shards)
-        write_bytes(self.folder / MANIFEST_FILE, json.dumps(manifest.to_dict(), sort_keys=True, indent=1).encode())
+        text = json.dumps(manifest.to_dict(), sort_keys=True, indent=1)
+        path = self.folder / MANIFEST_FILE
+        _write_beside_others(path, lambda: write_bytes(path, text.encode()))
         for name in ("_manifest", "pairs", "source_snapshots"):
             vars(self).pop(name, None)
 
     def read(self, side: Side, shadow_set: int) -> Tensor:
-        """Return a run's snapshots ``[W, N, D]`` float32, oldest first, mapped from the file: clone what you change.
+        """Return a run's snapshots ``[W, N, D]`` float32, oldest first.
+
+        What is stored as float32 is mapped from the file: clone what you change. The rest is a copy.
 
         Raises:
             StoreError: If the plan has no such run, or its shard is missing or damaged.
         """
-        key = (side, shadow_set)
-        if key not in self._mapped:
-            path = self.shard_path(*key)
-            header = read_header(path)
-            layout = self.layout(side)
-            if header.shape[1:] != (layout.num_blocks, layout.block_dim):
-                raise StoreError(f"shard '{path}' holds tokens of another layout. Curate again.")
-            self._mapped[key] = map_tokens(path, header)
-        return self._mapped[key]
+        return self._mapped[side].stored(shadow_set).float()
 
     def check(self, side: Side, shadow_set: int) -> None:
         """Map a run's shard, so that a missing one or one of another shape is refused now.
@@ -219,11 +226,19 @@ class UpdateStore:
         Raises:
             StoreError: If the plan has no such run, or its shard is missing or damaged.
         """
-        self.read(side, shadow_set)
+        self._mapped[side].stored(shadow_set)
 
     def snapshot(self, side: Side, shadow_set: int, snapshot: int) -> Tensor:
-        """Return one update ``[N, D]`` float32, mapped from the file; -1 is the last snapshot, -2 the one before."""
-        return self.read(side, shadow_set)[snapshot]
+        """Return one update ``[N, D]`` float32, as ``read`` does; -1 is the last snapshot, -2 the one before."""
+        return self._mapped[side].stored(shadow_set)[snapshot].float()
+
+    def snapshots(self, side: Side, pairs: Sequence[tuple[int, int]]) -> Tensor:
+        """Return the updates of some (shadow set, snapshot) as one copy, ``[B, N, D]`` float32.
+
+        Raises:
+            StoreError: If the plan has no such run, or its shard is missing or damaged.
+        """
+        return self._mapped[side].gather(pairs)
 
     @cached_property
     def pairs(self) -> list[tuple[int, int]]:
@@ -303,3 +318,15 @@ def _is_unused(folder: Path) -> bool:
         path.name.startswith(".") or (path.name == SHARDS_FOLDER and not any(path.iterdir()))
         for path in folder.iterdir()
     )
+
+
+def _write_beside_others(path: Path, write: Callable[[], None]) -> None:
+    """Write a file of which another process may write the same content at the same time.
+
+    One that finishes the store first sweeps temporary files away, which may still be another's; the file is there then.
+    """
+    try:
+        write()
+    except FileNotFoundError:
+        if not path.is_file():
+            raise

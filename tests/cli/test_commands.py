@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
@@ -106,6 +107,20 @@ def test_translate_writes_an_adapter_and_prints_its_folder(gradtx: Run, tmp_path
     assert f"{story().client}: distance to the translator's start 0." in done.err
     assert "load it with: PeftModel.from_pretrained(model, " in done.err
     PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(story().folder / "target"), tmp_path / "out")
+
+
+def test_translate_takes_a_number_format(gradtx: Run, tmp_path: Path) -> None:
+    updates = []
+    for dtype in ("auto", "float32", "bfloat16"):
+        done = gradtx(
+            *("translate", story().client, "--translator", story().translator, "--output-dir", tmp_path / dtype),
+            *("--dtype", dtype),
+        )
+        assert done.status == 0
+        updates.append(torch.cat([tensor.flatten() for tensor in load_adapter(tmp_path / dtype).tensors.values()]))
+
+    assert torch.equal(updates[0], updates[1])
+    assert 0 < (updates[2] - updates[1]).norm() / updates[1].norm() < 0.01
 
 
 def test_translate_aggregates_and_prints_its_report(gradtx: Run, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from gradtx_hf.client import ClientArguments
 from gradtx_hf.curation import CurationArguments
 from gradtx_hf.errors import ConfigurationError, MissingFileError
 from gradtx_hf.evaluation.arguments import EvaluationArguments
+from gradtx_hf.privacy import AuditArguments
 from gradtx_hf.training import TranslatorArguments
 from tests.cli.conftest import Finished
 
@@ -251,6 +252,7 @@ COMMANDS = {
     "train": TranslatorArguments,
     "client": ClientArguments,
     "evaluate": EvaluationArguments,
+    "audit": AuditArguments,
 }
 
 

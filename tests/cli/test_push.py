@@ -41,7 +41,7 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> tuple[Pair, Path]:
 @pytest.fixture
 def folders(hub: HubServer, local: tuple[Pair, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Folders:
     monkeypatch.setenv("HF_TOKEN", ALICE)
-    for name in ("org/translator", "org/adapter"):
+    for name in ("org/translator", "org/adapter", "org/other"):
         if (repository := hub.store.find("models", name)) is not None:
             hub.store.delete(repository)
     pair, client = local
@@ -101,6 +101,20 @@ def test_a_translation_is_published_at_once(gradtx: Gradtx, folders: Folders, tm
     assert json.loads(again.out)["is_changed"] is False
 
 
+def test_a_license_can_be_given(gradtx: Gradtx, folders: Folders, tmp_path: Path) -> None:
+    gradtx("push", folders.translator, "org/translator", "--license", "mit")
+    gradtx(
+        "translate", folders.client, "--translator", "org/translator", "--output-dir", tmp_path / "out",
+        "--cache-dir", tmp_path / "cache", "--push-to-hub", "org/adapter", "--license", "cc0-1.0",
+    )  # fmt: skip
+    assert (tmp_path / "cache" / "models--org--translator").is_dir()
+    assert card_of("org/adapter")[0]["license"] == "cc0-1.0"
+
+    gradtx("push", folders.client, "org/other", "--license", "apache-2.0")
+
+    assert [card_of(name)[0]["license"] for name in ("org/translator", "org/other")] == ["mit", "apache-2.0"]
+
+
 def test_local_models_can_be_given_their_ids(gradtx: Gradtx, folders: Folders) -> None:
     translator = folders.local.translator
 
@@ -124,6 +138,7 @@ def test_local_models_can_be_given_their_ids(gradtx: Gradtx, folders: Folders) -
         (("client", "org/adapter", "--source-model", "x/y"), "--source-model goes with a translator"),
         (("client", "org/adapter", "--target-model", "../x"), "nobody else can find"),
         (("translator", "org/translator", "--report", "nowhere.json"), "there is no report"),
+        (("client", "org/adapter", "--license", "GPL (v3)"), "expected its id on the Hub"),
         (("client", "org/taken"), "not to write over"),
         (("client", "bob/adapter"), "refuses to write"),
     ],

@@ -41,7 +41,7 @@ def test_a_store_goes_to_the_hub_and_comes_back(
 
     assert (pushed.status, pulled.status, verified.status) == (0, 0, 0)
     assert pushed.out == f"{hub.url}/datasets/alice/cli-store\n"
-    assert "names 2 local files of public data" in caplog.text
+    assert "2 files of public data are not on the Hub" in caplog.text
     assert pushed.err.splitlines()[-1] == "next: gradtx store pull alice/cli-store --output-dir STORE"
     assert pulled.out == f"{tmp_path / 'pulled'}\n"
     assert verified.out == f"{tmp_path / 'pulled'}: whole\n"

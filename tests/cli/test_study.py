@@ -11,6 +11,8 @@ import pytest
 
 from gradtx_hf.studies.catalogue import STUDIES
 from gradtx_hf.studies.cells import Cell
+from gradtx_hf.studies.paper.definition import FOLDER, paper_study_names
+from gradtx_hf.studies.runnable import WHOLE
 from tests.cli.conftest import Finished
 from tests.studies.toy import TOY
 
@@ -28,14 +30,13 @@ def test_the_list_has_every_study_with_one_line(gradtx: Gradtx) -> None:
     finished = gradtx("study", "--list")
 
     assert finished.status == 0
-    assert [line.split()[0] for line in finished.out.splitlines()] == list(STUDIES)
+    names = [line.split()[0] for line in finished.out.splitlines()]
+    assert names == [*STUDIES, *WHOLE, *paper_study_names()]
     assert all(len(line.split()) >= 2 for line in finished.out.splitlines())
 
 
-def test_a_dry_run_shows_the_cells_and_writes_nothing(gradtx: Gradtx, tmp_path: Path) -> None:
-    finished = gradtx(
-        "study", "num_tasks", "--dry-run", "--output-dir", tmp_path / "out", "--cell", "rules_9", "rules_27"
-    )
+def test_a_plan_shows_the_cells_and_writes_nothing(gradtx: Gradtx, tmp_path: Path) -> None:
+    finished = gradtx("study", "num_tasks", "--plan", "--output-dir", tmp_path / "out", "--cell", "rules_9", "rules_27")
 
     assert finished.status == 0
     assert "num_rules=9, runs_per_rule=48" in finished.out
@@ -65,16 +66,37 @@ def test_it_runs_cells_and_says_what_to_run_next_and_ends_with_status_1_where_on
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("nonsense", "--dry-run"), "got study 'nonsense', expected one of functional, partitions"),
+        (("nonsense", "--plan"), "got study 'nonsense', expected a YAML file or one of functional, partitions"),
         (
-            ("toy", "--cell", "nonsense", "--dry-run"),
-            "got cell 'nonsense', expected one of study 'toy': broken, functional.",
+            ("toy", "--cell", "nonsense", "--plan"),
+            "got cell 'nonsense' for study 'toy', expected one of study 'toy': broken, functional.",
         ),
+        (("shift", "--cell", "x", "--plan"), "got cell 'x' for study 'shift', it has none."),
+        (("none.yaml", "--plan"), "study 'none.yaml' is not there"),
         (("toy", "--seeds", "0", "--output-dir", "out"), "got seeds=0, expected at least 1"),
     ],
 )
 def test_what_is_not_there_is_refused_in_one_line(gradtx: Gradtx, arguments: tuple[str, ...], message: str) -> None:
     assert gradtx("study", *arguments).error.startswith(message)
+
+
+def test_a_study_of_the_paper_is_planned_by_its_name_or_its_file(gradtx: Gradtx) -> None:
+    named = gradtx("study", "table_6", "--plan")
+
+    assert named.status == 0
+    assert "| drop | DROP | Qwen/Qwen2.5-3B-Instruct | Qwen/Qwen2.5-7B-Instruct | 300 | 5 |" in named.out
+    assert gradtx("study", FOLDER / "table_6.yaml", "--plan").out == named.out
+
+
+def test_a_dry_run_goes_the_whole_way(gradtx: Gradtx, tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+
+    finished = gradtx("study", "table_1", "--dry-run", "--cell", "gsm8k", "--output-dir", folder)
+
+    assert finished.status == 0
+    assert "No number here means anything" in finished.out
+    assert "next: gradtx study table_1" in finished.err
+    assert "--dry-run --cell aqua_rat drop" in finished.err
 
 
 @pytest.mark.parametrize("arguments", [(), ("toy",)])

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
+import yaml
 from torch import Tensor
 
+from gradtx_hf.cli.configuration import parse_into
 from gradtx_hf.curation import CurationArguments, curate
 from gradtx_hf.curation.packing import plan_packs
 from gradtx_hf.errors import ConfigurationError, StoreError
@@ -117,6 +119,33 @@ def test_packs_are_part_of_the_plan(arguments: CurationArguments, tmp_path: Path
     curated(replace(arguments, num_workers=2), store.folder)
 
 
+def test_size_that_is_tried_goes_into_the_plan_and_is_never_tried_again(
+    arguments: CurationArguments, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    automatic = replace(arguments, pack="auto", target_pack="auto")
+    store = curated(automatic, tmp_path / "store")
+    size, target_size = (store.plan["pack"][side] for side in SIDES)
+    (store.folder / "manifest.json").unlink()
+    (store.folder / "shards" / "source-00003.safetensors").unlink()
+
+    def never(*_: object, **__: object) -> int:
+        raise AssertionError("tried again")
+
+    monkeypatch.setattr("gradtx_hf.curation.packing.try_pack_sizes", never)
+    again = curated(automatic, store.folder)
+    same = curated(replace(arguments, pack=size, target_pack=target_size), tmp_path / "same")
+
+    assert 1 <= size <= 5
+    assert 1 <= target_size <= 3
+    assert store.plan["units"] == {
+        "source": plan_packs(range(5), pack=size),
+        "target": plan_packs(store.plan["target_shadow_sets"], pack=target_size),
+    }
+    assert contents(again.folder) == contents(same.folder)
+    with pytest.raises(StoreError, match=rf"pack.source is 9, the store has {size}"):
+        curated(replace(automatic, pack=9), store.folder)
+
+
 def test_run_of_a_pack_that_diverges_is_named_and_nothing_of_it_is_kept(
     arguments: CurationArguments, tmp_path: Path
 ) -> None:
@@ -128,7 +157,29 @@ def test_run_of_a_pack_that_diverges_is_named_and_nothing_of_it_is_kept(
     assert {path.name[:6] for path in (tmp_path / "store" / "shards").iterdir()} == {"source"}
 
 
+def test_size_is_a_number_or_auto_on_the_command_line(arguments: CurationArguments, tmp_path: Path) -> None:
+    config = tmp_path / "curate.yaml"
+    config.write_text(yaml.safe_dump(asdict(arguments) | {"output_dir": "store", "target_pack": "auto"}))
+
+    given, _ = parse_into(
+        CurationArguments, ["--config", str(config), "--pack", "auto"], command="curate", description=""
+    )
+    numbers, _ = parse_into(
+        CurationArguments, ["--config", str(config), "--pack", "8"], command="curate", description=""
+    )
+
+    assert (given.pack, given.target_pack) == ("auto", "auto")
+    assert (numbers.pack, numbers.target_pack) == (8, "auto")
+
+
 @pytest.mark.parametrize("name", ["pack", "target_pack"])
-def test_pack_of_none_is_refused(arguments: CurationArguments, name: str) -> None:
-    with pytest.raises(ConfigurationError, match=f"got {name}=0, expected at least 1"):
-        replace(arguments, **{name: 0})  # type: ignore[arg-type]
+@pytest.mark.parametrize("value", [0, "most", 2.5, None])
+def test_pack_of_none_is_refused(arguments: CurationArguments, name: str, value: object) -> None:
+    with pytest.raises(ConfigurationError, match=f"got {name}={value!r}, expected at least 1, or auto"):
+        replace(arguments, **{name: value})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("value", [-1.0, float("nan"), float("inf")])
+def test_time_between_checkpoints_is_checked(arguments: CurationArguments, value: float) -> None:
+    with pytest.raises(ConfigurationError, match=r"got checkpoint_seconds=.*, expected 0 or more"):
+        replace(arguments, checkpoint_seconds=value)

@@ -126,5 +126,5 @@ def test_rivals_come_from_yaml_and_from_a_flag(tmp_path: Path) -> None:
 def test_labels_of_rivals() -> None:
     assert method_of("functional_linear").label == "Functional linear map alone"
     assert method_of("paper_objective").label == "Paper's objective (parameter-space MSE)"
-    assert all(method.kind == "rival" for method in RIVALS.values())
+    assert {name for name, method in RIVALS.items() if method.kind != "rival"} == {"source_best"}
     assert not set(RIVALS) & set(METHODS)

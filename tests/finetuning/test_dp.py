@@ -20,7 +20,7 @@ from gradtx_hf.finetuning.accounting import epsilon
 from gradtx_hf.finetuning.clipping import row_clipper, row_losses
 from gradtx_hf.finetuning.dp import DPSFTTrainer, PoissonSampler, fine_tune_private
 from gradtx_hf.finetuning.privacy import ClippingMode
-from gradtx_hf.finetuning.private_random import private_normal, private_uniform
+from gradtx_hf.finetuning.private_random import private_dropout, private_normal, private_uniform
 from gradtx_hf.finetuning.trainer import training_arguments
 from tests.finetuning.private import (
     FAMILIES,
@@ -190,10 +190,38 @@ def test_one_public_seed_gives_two_different_adapters() -> None:
     states = []
     for _ in range(2):
         model = make_model()
-        fine_tune_private(model, rows, tokenizer=TOKENIZER, recipe=RECIPE, privacy=SETTINGS, seed=0)
+        fine_tune_private(model, rows, tokenizer=TOKENIZER, recipe=RECIPE, privacy=SETTINGS)
         states.append(adapter_state(model))
 
     assert not any(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+def test_masks_of_dropout_follow_from_no_seed(tmp_path: Path) -> None:
+    model, rows = make_model(lora_dropout=0.5), make_rows(8)
+
+    first, second = gradients_of_steps(model, rows, tmp_path, num_steps=2, physical=8)
+    again, _ = gradients_of_steps(model, rows, tmp_path, num_steps=2, physical=8)
+
+    assert not torch.equal(first, second)
+    assert not torch.equal(first, again)  # the trainer's seed is the same
+
+
+def test_torchs_generators_are_left_as_they_were() -> None:
+    before = torch.get_rng_state()
+    with private_dropout():
+        one = torch.rand(4)
+    with private_dropout():
+        other = torch.rand(4)
+
+    assert torch.equal(torch.get_rng_state(), before)
+    assert not torch.equal(one, other)
+
+
+def test_adapters_in_half_precision_are_refused() -> None:
+    model = make_model().to(torch.bfloat16)
+
+    with pytest.raises(ConfigurationError, match=r"lora_A.* is not in float32"):
+        fine_tune_private(model, make_rows(16), tokenizer=TOKENIZER, recipe=RECIPE, privacy=SETTINGS)
 
 
 def test_the_statement_is_what_was_done() -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 import pytest
 import torch
@@ -26,7 +27,7 @@ def complete_one_by_one(prompt: str, max_new_tokens: int) -> str:
     num_prompt = len(ids)
     while len(ids) < num_prompt + max_new_tokens:
         token = int(MODEL(input_ids=torch.tensor([ids])).logits[0, -1].argmax())
-        if token == TOKENIZER.eos_token_id:
+        if token in (TOKENIZER.eos_token_id, MODEL.generation_config.eos_token_id):
             break
         ids.append(token)
     return TOKENIZER.decode(ids[num_prompt:], skip_special_tokens=True)
@@ -42,12 +43,32 @@ def test_batches_of_any_size_give_what_each_prompt_gives_alone() -> None:
 def test_settings_of_the_model_change_nothing() -> None:
     expected = generate_completions(MODEL, TOKENIZER, PROMPTS, max_new_tokens=9)
     own = MODEL.generation_config
-    MODEL.generation_config = GenerationConfig(do_sample=True, temperature=5.0, repetition_penalty=3.0, num_beams=2)  # type: ignore[no-untyped-call]
+    MODEL.generation_config = GenerationConfig(
+        do_sample=True, temperature=5.0, repetition_penalty=3.0, num_beams=2, eos_token_id=own.eos_token_id
+    )  # type: ignore[no-untyped-call]
     try:
         assert generate_completions(MODEL, TOKENIZER, PROMPTS, max_new_tokens=9) == expected
         assert MODEL.generation_config.do_sample
     finally:
         MODEL.generation_config = own
+
+
+def test_a_completion_ends_at_every_end_token_of_the_model() -> None:
+    model = tiny_llama(vocab_size=len(TOKENIZER), hidden_size=32, num_layers=3)
+    model.generation_config.eos_token_id = None
+    whole = generate_completions(model, TOKENIZER, PROMPTS, max_new_tokens=9)
+    ends = list(dict.fromkeys(text[2] for text in whole if len(text) > 2))[:2]
+    own = TOKENIZER.convert_tokens_to_ids(ends)
+    adapted = with_lora(model, randomise_b=False)
+
+    for named, characters in ((own, ends), (own[0], ends[:1]), (None, [])):
+        model.generation_config.eos_token_id = named
+        for batch_size in (1, 5):
+            cut = generate_completions(model, TOKENIZER, PROMPTS, max_new_tokens=9, batch_size=batch_size)
+            assert cut == [re.split("|".join(characters) or "$", text)[0] for text in whole]
+        assert generate_completions(adapted, TOKENIZER, PROMPTS, max_new_tokens=9) == cut
+        assert model.generation_config.eos_token_id == named
+    assert any(character in text for character in ends for text in whole)
 
 
 def test_adapter_takes_part() -> None:

@@ -65,7 +65,7 @@ def test_completions_are_those_of_one_token_at_a_time(name: str) -> None:
         for _ in range(NEW_TOKENS):
             with torch.no_grad():
                 ids.append(int(model(input_ids=torch.tensor([ids])).logits[0, -1].argmax()))
-            if ids[-1] == TOKENIZER.eos_token_id:
+            if ids[-1] in (TOKENIZER.eos_token_id, model.generation_config.eos_token_id):
                 break
         wanted = TOKENIZER.decode(ids[len(encode_prompts(TOKENIZER, [prompt])[0]) :], skip_special_tokens=True)
         (found,) = generate_completions(model, TOKENIZER, [prompt], max_new_tokens=NEW_TOKENS)

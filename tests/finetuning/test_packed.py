@@ -1,18 +1,32 @@
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from datasets import Dataset
 from torch import Tensor
-from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    PreTrainedModel,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+from trl.trainer.sft_config import SFTConfig
+from trl.trainer.sft_trainer import DataCollatorForLanguageModeling, SFTTrainer
 
 from gradtx_hf.errors import ConfigurationError, DataError, LayoutError
 from gradtx_hf.finetuning import (
     FineTuningRecipe,
     FineTuningResult,
+    PackedResult,
     PackedRun,
     adapter_state,
     add_adapter,
@@ -23,6 +37,7 @@ from gradtx_hf.finetuning import (
     tokenize_examples,
 )
 from gradtx_hf.finetuning.packed_batches import row_batches
+from gradtx_hf.finetuning.packed_checkpoint import PackCheckpoints
 from gradtx_hf.playground import Rule, make_lines, source_path
 from gradtx_hf.studies.pretrain_playground import build_tokenizer
 
@@ -30,6 +45,7 @@ from gradtx_hf.studies.pretrain_playground import build_tokenizer
 RECIPE = FineTuningRecipe(num_steps=50, batch_size=4, learning_rate=1e-2, max_length=32)
 TOKENIZER = build_tokenizer()
 WIDTHS = {"attn.c_attn": (16, 48), "mlp.c_proj": (64, 16)}
+LAST_FACTOR = "transformer.h.1.attn.c_attn.lora_B"
 SCALES = {f"transformer.h.{n}.{module}": 4.0 for n in range(2) for module in WIDTHS}
 
 
@@ -156,6 +172,50 @@ def test_pack_of_one_is_fine_tune(changes: dict[str, object]) -> None:
     reset_adapter(model, result.tensors)  # the same names and shapes
 
 
+def test_pack_of_one_is_trls_own_trainer(tmp_path: Path) -> None:
+    base, tokenizer = load_language_model(str(source_path()))
+    model = add_adapter(base, rank=2, alpha=16, target_modules=["q_proj", "v_proj"], seed=0)
+    start = adapter_state(model)
+    tokens = make_tokens(3, 64)
+    trainer = SFTTrainer(
+        model=model,
+        args=SFTConfig(
+            output_dir=str(tmp_path),
+            max_steps=20,
+            per_device_train_batch_size=RECIPE.batch_size,
+            learning_rate=2e-3,
+            lr_scheduler_type="constant",
+            weight_decay=RECIPE.weight_decay,
+            max_grad_norm=RECIPE.max_grad_norm,
+            seed=7,
+            use_cpu=True,
+            bf16=False,
+            activation_checkpointing=False,
+            dataset_kwargs={"skip_prepare_dataset": True},
+            save_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+        ),
+        train_dataset=tokens,
+        processing_class=tokenizer,
+        data_collator=DataCollatorForLanguageModeling(pad_token_id=tokenizer.pad_token_id),
+    )
+    trainer.train()
+    trained = adapter_state(model)
+    plain, _ = load_language_model(str(source_path()))
+
+    (result,) = fine_tune_pack(
+        plain,
+        [PackedRun("run", start, tokens, 7)],
+        tokenizer=tokenizer,
+        recipe=replace(RECIPE, num_steps=20, learning_rate=2e-3, schedule="constant"),
+        scales={name.rpartition(".")[0]: 8.0 for name in start},
+    )
+
+    assert largest_difference(trained, start) > 0.02
+    assert largest_difference(trained, result.tensors) < 1e-5
+
+
 def test_rows_are_drawn_without_replacement_epoch_by_epoch() -> None:
     recipe = replace(RECIPE, num_steps=4, batch_size=4, gradient_accumulation_steps=2)
 
@@ -167,43 +227,200 @@ def test_rows_are_drawn_without_replacement_epoch_by_epoch() -> None:
     assert not torch.equal(torch.cat(steps[0]), torch.cat(steps[2]))
 
 
-def test_steps_are_shown_to_a_recorder(precise_model: GPT2LMHeadModel) -> None:
-    runs = make_runs()
-    seen: list[tuple[list[int], Tensor]] = []
+class StepList:
+    """Keeps one tensor of every step; what it is told to forget it learns again from a checkpoint."""
 
-    def record(running: Sequence[int], factors: Mapping[str, Tensor]) -> None:
-        seen.append((list(running), factors["transformer.h.1.attn.c_attn.lora_B"].detach().clone()))
+    def __init__(self) -> None:
+        self.steps: dict[int, tuple[list[int], Tensor]] = {}
+
+    def record(self, step: int, running: Sequence[int], factors: Mapping[str, Tensor]) -> None:
+        self.steps[step] = (list(running), factors[LAST_FACTOR].detach().clone())
+
+    def state(self) -> dict[str, Any]:
+        return {"steps": dict(self.steps)}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        self.steps = dict(state["steps"])
+
+
+class Interruption(TrainerCallback):
+    """Ends a pack after a step as an exception would."""
+
+    def __init__(self, step: int) -> None:
+        self._step = step
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
+    ) -> None:
+        if state.global_step == self._step:
+            raise KeyboardInterrupt
+
+
+def test_steps_are_shown_to_a_recorder(precise_model: GPT2LMHeadModel) -> None:
+    recorder = StepList()
 
     results = fine_tune_pack(
         precise_model,
-        runs,
+        make_runs(),
         tokenizer=TOKENIZER,
         recipe=replace(RECIPE, num_steps=3),
         scales=SCALES,
-        on_step=record,
+        recorder=recorder,
     )
 
-    assert [running for running, _ in seen] == [[0, 1, 2]] * 3
-    last = torch.stack([result.tensors["transformer.h.1.attn.c_attn.lora_B"] for result in results])
-    assert torch.equal(seen[-1][1], last)
-    assert not torch.equal(seen[-2][1], last)
+    assert {step: running for step, (running, _) in recorder.steps.items()} == {step: [0, 1, 2] for step in (1, 2, 3)}
+    last = torch.stack([result.tensors[LAST_FACTOR] for result in results])
+    assert torch.equal(recorder.steps[3][1], last)
+    assert not torch.equal(recorder.steps[2][1], last)
 
 
-def test_dropout_draws_masks_of_their_own_and_repeats(precise_model: GPT2LMHeadModel) -> None:
-    twin = make_runs()[0]
-    runs = [twin, twin]
-    recipe = replace(RECIPE, num_steps=5)
+@pytest.mark.parametrize("changes", [{}, {"gradient_accumulation_steps": 2}], ids=["plain", "accumulated"])
+def test_dropout_is_each_runs_own(precise_model: GPT2LMHeadModel, changes: dict[str, object]) -> None:
+    runs = make_runs((18, 6, 11, 18))
+    recipe = replace(RECIPE, num_steps=8, **changes)  # type: ignore[arg-type]
 
-    first, again = (
-        fine_tune_pack(precise_model, runs, tokenizer=TOKENIZER, recipe=recipe, scales=SCALES, dropout=0.2)
-        for _ in range(2)
+    def packed(runs: Sequence[PackedRun], dropout: float = 0.3) -> list[dict[str, Tensor]]:
+        results = fine_tune_pack(
+            precise_model, runs, tokenizer=TOKENIZER, recipe=recipe, scales=SCALES, dropout=dropout
+        )
+        return [result.tensors for result in results]
+
+    together, without = packed(runs), packed(runs, dropout=0.0)
+
+    for run, tensors, quiet in zip(runs, together, without, strict=True):
+        (alone,) = packed([run])
+        assert largest_difference(tensors, alone) < 1e-10
+        assert largest_difference(tensors, quiet) > 1e-3
+    assert all(torch.equal(packed(runs)[2][name], together[2][name]) for name in together[2])
+
+
+def test_runs_that_converge_leave_the_others_their_dropout(precise_model: GPT2LMHeadModel) -> None:
+    recipe = replace(
+        RECIPE, until_converged=True, convergence_window=5, convergence_threshold=0.06, convergence_patience=2
     )
-    without = fine_tune_pack(precise_model, runs, tokenizer=TOKENIZER, recipe=recipe, scales=SCALES)
+    runs = make_runs((18, 6, 11, 18))
 
-    assert largest_difference(first[0].tensors, again[0].tensors) == 0
-    assert largest_difference(first[0].tensors, first[1].tensors) > 1e-3
-    assert largest_difference(first[0].tensors, without[0].tensors) > 1e-3
-    assert largest_difference(without[0].tensors, without[1].tensors) < 1e-12
+    def packed(runs: Sequence[PackedRun]) -> list[PackedResult]:
+        return fine_tune_pack(precise_model, runs, tokenizer=TOKENIZER, recipe=recipe, scales=SCALES, dropout=0.1)
+
+    together = packed(runs)
+
+    assert len({result.summary.num_steps for result in together}) > 1
+    for run, result in zip(runs, together, strict=True):
+        (alone,) = packed([run])
+        assert result.summary.num_steps == alone.summary.num_steps
+        assert largest_difference(result.tensors, alone.tensors) < 1e-10
+
+
+def test_interrupted_pack_ends_with_the_same_bits(precise_model: GPT2LMHeadModel, tmp_path: Path) -> None:
+    recipe = replace(
+        RECIPE,
+        num_steps=30,
+        gradient_accumulation_steps=2,
+        warmup_steps=5,
+        until_converged=True,
+        convergence_window=5,
+        convergence_threshold=0.06,
+        convergence_patience=2,
+    )
+
+    def packed(
+        recorder: StepList, checkpoints: PackCheckpoints | None, callbacks: Sequence[TrainerCallback]
+    ) -> list[PackedResult]:
+        return fine_tune_pack(
+            precise_model,
+            make_runs((18, 6, 11, 18)),
+            tokenizer=TOKENIZER,
+            recipe=recipe,
+            scales=SCALES,
+            dropout=0.2,
+            recorder=recorder,
+            checkpoints=checkpoints,
+            callbacks=callbacks,
+        )
+
+    undisturbed, recorder = StepList(), StepList()
+    expected = packed(undisturbed, None, [])
+    checkpoints = PackCheckpoints(tmp_path / "work", seconds=0)
+    for step in (1, 7, 8, 21):
+        with pytest.raises(KeyboardInterrupt):
+            packed(StepList(), checkpoints, [Interruption(step)])
+        torch.manual_seed(step)  # another process has another state
+    got = packed(recorder, checkpoints, [])
+
+    assert len({result.summary.num_steps for result in expected}) > 1
+    for one, other in zip(got, expected, strict=True):
+        assert one.summary == other.summary
+        assert all(torch.equal(one.tensors[name], other.tensors[name]) for name in other.tensors)
+    assert list(recorder.steps) == list(undisturbed.steps)
+    for step, (running, factor) in undisturbed.steps.items():
+        assert recorder.steps[step][0] == running
+        assert torch.equal(recorder.steps[step][1], factor)
+    assert {path.suffix for path in (tmp_path / "work").rglob("*") if path.is_file()} == {".json", ".safetensors"}
+
+
+def test_checkpoint_that_cannot_be_gone_on_from_is_left_and_the_pack_begins_anew(
+    precise_model: GPT2LMHeadModel, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    recipe = replace(RECIPE, num_steps=6)
+    checkpoints = PackCheckpoints(tmp_path / "work", seconds=0)
+    runs = make_runs()
+
+    def packed(runs: Sequence[PackedRun], callbacks: Sequence[TrainerCallback] = ()) -> list[PackedResult]:
+        return fine_tune_pack(
+            precise_model,
+            runs,
+            tokenizer=TOKENIZER,
+            recipe=recipe,
+            scales=SCALES,
+            checkpoints=checkpoints,
+            callbacks=callbacks,
+        )
+
+    with pytest.raises(KeyboardInterrupt):
+        packed(runs, [Interruption(4)])
+    (folder,) = (tmp_path / "work").iterdir()
+    assert folder.name == "checkpoint-3"
+    others = packed(runs[:2])
+    assert "is of another pack" in caplog.text
+    shutil.rmtree(tmp_path / "work")
+    with pytest.raises(KeyboardInterrupt):
+        packed(runs, [Interruption(4)])
+    tensors = folder / "pack.safetensors"
+    tensors.write_bytes(tensors.read_bytes()[:-9])
+    again = packed(runs)
+
+    assert "is damaged" in caplog.text
+    assert largest_difference(again[1].tensors, others[1].tensors) < 1e-10
+
+
+def test_callbacks_see_the_mean_loss_of_the_runs(precise_model: GPT2LMHeadModel) -> None:
+    class Log(TrainerCallback):
+        def __init__(self) -> None:
+            self.values: list[dict[str, float]] = []
+
+        def on_log(
+            self,
+            args: TrainingArguments,
+            state: TrainerState,
+            control: TrainerControl,
+            logs: dict[str, float] | None = None,
+            **kwargs: object,
+        ) -> None:
+            self.values.append(dict(logs or {}))
+
+    log = Log()
+    recipe = replace(RECIPE, num_steps=9, convergence_window=3, warmup_steps=2)
+
+    results = fine_tune_pack(
+        precise_model, make_runs(), tokenizer=TOKENIZER, recipe=recipe, scales=SCALES, callbacks=[log]
+    )
+
+    losses = [values["loss"] for values in log.values if "loss" in values]
+    assert len(losses) == 3
+    assert losses[-1] == pytest.approx(sum(result.summary.final_loss for result in results) / 3)
+    assert log.values[-1]["train_loss"] == pytest.approx(sum(losses) / 3)
+    assert {"learning_rate", "grad_norm"} <= set(log.values[0])
 
 
 def test_model_comes_back_as_it_was(precise_model: GPT2LMHeadModel) -> None:

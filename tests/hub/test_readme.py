@@ -75,20 +75,13 @@ def test_words_before_and_after_the_generated_part_stay_when_it_changes() -> Non
     assert changed == edited.replace("# Title\n\nGenerated text.", "Other text.")
 
 
-def test_a_license_is_only_put_where_there_is_none() -> None:
+def test_a_license_that_is_given_is_put_and_without_one_it_stays_as_it_is() -> None:
     card = Card({**CARD.metadata, "license": "apache-2.0"}, CARD.body)
 
     assert metadata_of(update(None, card))["license"] == "apache-2.0"
-    assert metadata_of(update(PERSON, card))["license"] == "mit"
-
-
-def test_a_license_takes_the_place_of_unknown_and_not_the_other_way_round() -> None:
-    unknown, known = (Card({**CARD.metadata, "license": name}, CARD.body) for name in ("unknown", "apache-2.0"))
-
-    text = update(update(None, unknown), known)
-
-    assert metadata_of(text)["license"] == "apache-2.0"
-    assert update(text, unknown) == text
+    assert metadata_of(update(PERSON, card))["license"] == "apache-2.0"
+    assert metadata_of(update(update(None, card)))["license"] == "apache-2.0"
+    assert "license" not in metadata_of(update(None))
 
 
 @pytest.mark.parametrize("mark", [BEGIN, END])

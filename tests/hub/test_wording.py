@@ -3,9 +3,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from huggingface_hub import constants
 
 from gradtx_hf.hub.markdown import code, markdown_table, plain, render_template
-from gradtx_hf.hub.wording import without_private, without_tokens
+from gradtx_hf.hub.wording import endpoint_name, without_private
 from tests.hubs import ALICE
 
 
@@ -18,10 +19,10 @@ from tests.hubs import ALICE
         ("file:///home/me/data.jsonl", "…/data.jsonl"),
         ("gradtx train --config=/home/me/train.yaml --seed 1", "gradtx train --config=…/train.yaml --seed 1"),
         ("adapter '/tmp/x/client' lies off the map", "adapter '…/client' lies off the map"),
-        ("https://me:secret@host/page", "https://host/page"),
+        ("https://me:secret@host/page", "https://…@host/page"),
         ("\\\\server\\share\\client", "…/client"),
-        ("token hf_abcdefghijkl", "token hf_…"),
-        (f"https://host/{ALICE}/page", "https://host/hf_…/page"),
+        ("token hf_abcdefghijkl", "token …"),
+        (f"https://host/{ALICE}/page", "https://host/…/page"),
     ],
 )
 def test_paths_tokens_and_passwords_are_left_out(text: str, public: str) -> None:
@@ -44,8 +45,10 @@ def test_paths_as_objects_are_texts() -> None:
     assert without_private({"folder": Path("/home/me/store")}) == {"folder": "…/store"}
 
 
-def test_messages_are_one_line_without_tokens() -> None:
-    assert without_tokens("a\n hf_abcdef b") == "a hf_… b"
+def test_the_hubs_address_is_named_without_a_password(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "ENDPOINT", "https://me:secret@host:80")
+
+    assert endpoint_name() == "https://host:80"
 
 
 def test_values_cannot_leave_their_place_in_a_card() -> None:
@@ -59,7 +62,9 @@ def test_values_cannot_leave_their_place_in_a_card() -> None:
 
 
 def test_a_section_of_which_nothing_is_known_is_left_out() -> None:
-    values = dict.fromkeys(("title", "target_model", "load_code", "layout", "versions"), "x")
+    values = dict.fromkeys(("title", "target_model", "origin", "load_code", "layout", "versions"), "x")
+    values |= dict.fromkeys(("provenance", "sources", "warnings"), "")
 
+    assert "## Made from" not in render_template("adapter", {**values, "privacy": ""})
     assert "## Privacy" not in render_template("adapter", {**values, "privacy": ""})
     assert "## Privacy" in render_template("adapter", {**values, "privacy": "None."})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -9,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from gradtx_hf.errors import LayoutError
+from gradtx_hf.lora.adapter_dropout import AdapterDropout
 from gradtx_hf.lora.stacked import IGNORED, AdapterStack, losses_by_adapter
 from tests.lora.architectures import ARCHITECTURES, Architecture
 
@@ -148,7 +151,11 @@ def test_the_model_is_as_before_afterwards_also_after_a_failure() -> None:
     assert torch.equal(model(input_ids=ids).logits, before)
 
 
-def test_dropout_is_drawn_in_training_only_and_differs_between_rows() -> None:
+def dropout_of(seeds: Sequence[int]) -> AdapterDropout:
+    return AdapterDropout(0.5, seeds=seeds, device=torch.device("cpu"))
+
+
+def test_dropout_is_drawn_in_training_only_and_differs_between_adapters() -> None:
     architecture = ARCHITECTURES["llama"]
     model = architecture.make()
     factors = {
@@ -156,11 +163,43 @@ def test_dropout_is_drawn_in_training_only_and_differs_between_rows() -> None:
         for name, values in random_factors(peft_twin(architecture, ("q_proj",))).items()
     }
     rows = {key: values[:1].expand(K * R, -1) for key, values in batch().items()}
-    stack = AdapterStack(model, scales=scales(factors), dropout=0.5)
+    stack = AdapterStack(model, scales=scales(factors), dropout=dropout_of(range(K)))
     quiet = stack.losses(factors, **rows)
     assert quiet.unique().numel() == 1
     model.train()
     assert stack.losses(factors, **rows).unique().numel() == K
+
+
+@pytest.mark.parametrize(
+    ("name", "targets"),
+    [("gpt2", ("c_attn", "mlp.c_proj", "wte")), ("opt", ("q_proj", "fc2", "lm_head")), ("llama", ("up_proj",))],
+)
+def test_dropout_of_an_adapter_is_the_same_alone(name: str, targets: tuple[str, ...]) -> None:
+    architecture = ARCHITECTURES[name]
+    factors = random_factors(peft_twin(architecture, targets))
+    model = architecture.make().double().train()
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+        for rate in ("dropout", "attention_dropout"):
+            if isinstance(vars(module).get(rate), float):
+                setattr(module, rate, 0.0)
+    rows = batch()
+    extents = [(2, 7), (1, 6), (2, 7)]  # of the second adapter, the second row fills up the batch
+    rows["labels"][3] = IGNORED
+    seeds = [5, 6, 7]
+
+    dropout = dropout_of(seeds)
+    dropout.extents = extents
+    together = AdapterStack(model, scales=scales(factors), dropout=dropout).losses(factors, **rows)
+
+    for k, (num_rows, _) in enumerate(extents):
+        own = {key: values[k * R : k * R + num_rows] for key, values in rows.items()}
+        num_tokens = int(own["attention_mask"].sum(dim=1).max())
+        own = {key: values[:, :num_tokens] for key, values in own.items()}
+        stack = AdapterStack(model, scales=scales(factors), dropout=dropout_of(seeds[k : k + 1]))
+        alone = stack.losses({path: values[k : k + 1] for path, values in factors.items()}, **own)
+        assert float(alone[0].detach()) == pytest.approx(float(together[k].detach()), abs=EXACT.get(name, 1e-5))
 
 
 def test_recomputed_activations_come_without_the_models_own_dropout() -> None:

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from gradtx_hf.errors import ConfigurationError
 from gradtx_hf.evaluation import Report
 from gradtx_hf.finetuning import load_language_model
 from gradtx_hf.playground import split_rules
-from gradtx_hf.studies.catalogue import STUDIES, find_study
+from gradtx_hf.studies.catalogue import STUDIES
 from gradtx_hf.studies.cells import Clients, Study
+from gradtx_hf.studies.client_lines import client_values
 from gradtx_hf.studies.models import (
     MODELS,
     PRETRAINED,
@@ -24,7 +24,7 @@ from gradtx_hf.studies.models import (
 from gradtx_hf.studies.pretrain_playground import Recipe, Stage
 from gradtx_hf.studies.run_study import run_study
 from gradtx_hf.studies.study_plan import render_plan
-from gradtx_hf.studies.world import Place, client_values, curation_arguments, key_of, public_rules
+from gradtx_hf.studies.world import Place, curation_arguments, key_of, public_rules
 from gradtx_hf.training import TranslatorArguments
 
 
@@ -53,9 +53,10 @@ def test_the_plan_names_every_cell_and_its_cost(study: Study) -> None:
     assert "by 3 seeds. Nothing was run or written." in plan
 
 
-def test_only_the_main_table_scores_the_reports_rules(tmp_path: Path) -> None:
+def test_only_the_tables_score_the_reports_rules(tmp_path: Path) -> None:
     for study in every_study():
-        assert study.clients.unseen == ("report" if study.name == "functional" else "development")
+        is_table = study.name in ("functional", "dp_curve", "many_clients")
+        assert study.clients.unseen == ("report" if is_table else "development")
 
 
 @pytest.mark.parametrize("unseen", ["development", "report"])
@@ -76,13 +77,13 @@ def test_fewer_public_rules_are_the_first_of_more() -> None:
 
 
 def test_the_number_of_tasks_is_varied_with_equally_many_shadow_sets() -> None:
-    study = find_study("num_tasks")
+    study = STUDIES["num_tasks"]
 
     assert {study.world_of(cell).num_shadow_sets for cell in study.cells} == {432}
 
 
 def test_smaller_stores_hold_the_first_shadow_sets_of_larger_ones(tmp_path: Path) -> None:
-    study, place = find_study("num_pairs"), Place(tmp_path, 0)
+    study, place = STUDIES["num_pairs"], Place(tmp_path, 0)
     worlds = [study.world_of(cell) for cell in study.cells]
 
     few, many = (curation_arguments(world, place, num_workers=1) for world in (worlds[0], worlds[-1]))
@@ -118,14 +119,9 @@ def test_a_key_depends_on_the_settings_alone() -> None:
     assert key_of({"a": 1}) != key_of({"a": 2})
 
 
-def test_an_unknown_study_is_refused() -> None:
-    with pytest.raises(ConfigurationError, match="got study 'nonsense', expected one of functional, "):
-        find_study("nonsense")
-
-
 @pytest.mark.slow
 def test_a_cell_at_its_own_size_takes_a_minute_or_so_and_learns(tmp_path: Path) -> None:
-    report = run_study(find_study("decoding"), tmp_path / "out", cells=["autoregressive"], num_workers=2)
+    report = run_study(STUDIES["decoding"], tmp_path / "out", cells=["autoregressive"], num_workers=2)
 
     values = Report.load(tmp_path / "out")
     methods = values.summary["seen"].methods

@@ -15,9 +15,10 @@ from gradtx_hf.errors import ConfigurationError, OutputExistsError
 from gradtx_hf.evaluation import Report
 from gradtx_hf.lora import load_adapter
 from gradtx_hf.studies.cells import Cell, Study
-from gradtx_hf.studies.clients import ClientSet, aligned_states, noisy_states
+from gradtx_hf.studies.client_lines import client_values
+from gradtx_hf.studies.client_sets import ClientSet, aligned_states, noisy_states
 from gradtx_hf.studies.run_study import run_study
-from gradtx_hf.studies.world import Place, client_values
+from gradtx_hf.studies.world import Place
 from gradtx_hf.updates.store import UpdateStore
 from tests.cli.story import listing
 from tests.studies.toy import NOISY, TOY
@@ -224,13 +225,18 @@ def test_client_noise_has_the_spread_that_it_says(toy: Path) -> None:
     place = Place(toy, 0)
     study, cell = TOY, TOY.cells[0]
     clients = ClientSet(
-        place.clients(study, cell), place.store(study.world), tuple(client_values(study.clients, place))
+        folder=place.clients(study, cell),
+        sources=place.sources(study, cell),
+        ceilings=place.ceilings(study, cell),
+        public_finetune=place.public_finetune(study, cell),
+        store=place.store(study.world),
+        values=tuple(client_values(study.clients, place)),
     )
     states, store = aligned_states(clients), UpdateStore.open(clients.store)
     start = load_adapter(clients.init("source"))
 
-    noisy = noisy_states(states, store, start, noise=3.0, seed=0)
-    again = noisy_states(states, store, start, noise=3.0, seed=0)
+    noisy = noisy_states(clients, states, noise=3.0, seed=0)
+    again = noisy_states(clients, states, noise=3.0, seed=0)
 
     name = next(name for name in start.tensors if name.endswith("lora_A"))
     shadows = [store.read("source", k) for k in range(store.num_shadow_sets)]

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from gradtx_hf.errors import ConfigurationError
+from gradtx_hf.finetuning.state_tree import read_tree, write_tree
 from gradtx_hf.training import GradTransformerTrainingArguments, train_translator
 from gradtx_hf.training.checkpoint import WORK_FILE, last_checkpoint, pack_checkpoints, unpack_checkpoints
-from gradtx_hf.training.state_tree import read_tree, write_tree
 from tests.training.stores import write_linear_store
 
 

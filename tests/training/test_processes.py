@@ -13,9 +13,12 @@ import torch
 import yaml
 from transformers import TrainerControl, TrainerState
 
+from gradtx_hf.curation import CurationArguments, curate
+from gradtx_hf.errors import ConfigurationError
 from gradtx_hf.model import GradTransformerConfig, GradTransformerModel
-from gradtx_hf.training import TranslatorArguments
+from gradtx_hf.training import TranslatorArguments, train
 from gradtx_hf.training.base import ProcessSeed, has_idle_parameters
+from gradtx_hf.training.launched import require_all_processes
 from gradtx_hf.translation import PeftTranslator
 from gradtx_hf.updates import BlockLayout
 from tests.cli.story import TRAINING, story
@@ -27,6 +30,87 @@ def launch(config: Path, output_dir: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     command += ["-m", "gradtx_hf.cli.main", "train", "--config", str(config), "--output_dir", str(output_dir)]
     return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def accelerate(config: Path, *flags: str) -> subprocess.CompletedProcess[str]:
+    """Train by ``accelerate launch``, asking for two processes."""
+    command = [str(Path(sys.executable).with_name("accelerate")), "launch", *flags, "--num_processes", "2"]
+    command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+    command += ["--main_process_port", "0", "-m", "gradtx_hf.cli.main", "train", "--config", str(config)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("objective", ["functional", pytest.param("parameter", marks=pytest.mark.slow)])
+def test_accelerate_in_two_processes_has_the_losses_of_one(objective: str, tmp_path: Path) -> None:
+    # without noise and with one line in a shadow set, nothing of a global batch is drawn at random but its order
+    store = tmp_path / "store"
+    curate(CurationArguments(**story().curation | {"num_shadow_sets": 6, "samples_per_set": 1}, output_dir=str(store)))
+    options = {"input_noise": 0.0, "dropout_rate": 0.0, "logging_steps": 1, "objective": objective}
+    values = TRAINING | options | {"store": str(store), "disable_tqdm": True, "max_steps": 6}
+    one, two = (values | {"output_dir": str(tmp_path / name)} for name in ("one", "two"))  # batches of 4 in one
+    config = tmp_path / "train.yaml"
+    config.write_text(yaml.safe_dump(two | {"per_device_train_batch_size": 2}))
+
+    train(TranslatorArguments(**one))
+    done = accelerate(config, "--multi_gpu")
+
+    assert done.returncode == 0, done.stderr
+    records = [json.loads((tmp_path / name / "training.json").read_text()) for name in ("one", "two")]
+    assert [record["num_processes"] for record in records] == [1, 2]
+    expected, got = (losses(record["parts"]["whole"]["history"]) for record in records)
+    assert len([name for _, name in expected if name == "loss"]) == 6
+    assert min(expected.values()) > 0.1
+    assert got == pytest.approx(expected, rel=1e-5)
+
+
+def losses(history: list[dict[str, float]]) -> dict[tuple[float, str], float]:
+    """Return every training and validation loss of a log, by step and name."""
+    return {(line["step"], name): value for line in history for name, value in line.items() if name.endswith("loss")}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("flags", "use_cpu", "message"),
+    [(["--cpu"], True, "started one, as it does with --cpu"), (["--multi_gpu"], False, "no GPU was found")],
+)
+def test_launch_that_falls_apart_is_refused(flags: list[str], use_cpu: bool, message: str, tmp_path: Path) -> None:
+    if not use_cpu and torch.cuda.is_available():
+        pytest.skip("with a GPU these processes find each other")
+    config = tmp_path / "train.yaml"
+    values = TRAINING | {"store": str(story().store), "output_dir": str(tmp_path / "translator"), "use_cpu": use_cpu}
+    config.write_text(yaml.safe_dump(values))
+
+    done = accelerate(config, *flags)
+
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["train.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("environment", "num_processes", "message"),
+    [
+        ({"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}, 1, "started 2 processes, but each would train alone"),
+        ({"MASTER_ADDR": "127.0.0.1", "ACCELERATE_MIXED_PRECISION": "no"}, 1, "asked for several processes"),
+        ({"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "ACCELERATE_MIXED_PRECISION": "no"}, 2, None),
+        ({"WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "ACCELERATE_MIXED_PRECISION": "no"}, 1, None),
+        ({"MASTER_ADDR": "127.0.0.1"}, 1, None),
+        ({}, 1, None),
+    ],
+)
+def test_fewer_processes_than_were_launched_are_refused(
+    environment: dict[str, str], num_processes: int, message: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("WORLD_SIZE", "MASTER_ADDR", "ACCELERATE_MIXED_PRECISION"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+
+    if message is None:
+        require_all_processes(num_processes)
+    else:
+        with pytest.raises(ConfigurationError, match=message):
+            require_all_processes(num_processes)
 
 
 @pytest.mark.slow

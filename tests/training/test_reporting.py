@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import sqlite3
+import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -61,3 +65,35 @@ def test_what_is_logged_beside_the_checkpoints_is_kept_with_the_translator(
     assert (tmp_path / "whole" / "runs" / "today" / "events").is_file()
     assert len(list((tmp_path / "parts" / "runs").glob("*/today/events"))) == 2
     assert not list(tmp_path.glob("*-checkpoints"))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("trackio") is None, reason="needs trackio")
+@pytest.mark.skipif("trackio" in sys.modules, reason="trackio was imported with another folder")
+@pytest.mark.parametrize("objective", ["functional", "parameter"])
+def test_trackio_gets_every_loss_without_a_network(
+    objective: str, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    folder = tmp_path_factory.getbasetemp() / "trackio"  # one for both: trackio reads it when it is imported
+    monkeypatch.setenv("TRACKIO_DIR", str(folder))
+
+    train(
+        make_arguments(
+            tmp_path / "out",
+            objective=objective,
+            report_to="trackio",
+            logging_steps=1,
+            project="gradtx",
+            run_name=objective,
+        )
+    )
+
+    with contextlib.closing(sqlite3.connect(folder / "gradtx.db")) as database:
+        rows = database.execute("select metrics from metrics where run_name = ?", [objective]).fetchall()
+        names = [json.loads(row[0]) for row in rows]
+    losses = [row["train/loss"] for row in names if "train/loss" in row]
+    assert len(losses) == TRAINING["max_steps"]
+    assert all(loss > 0 for loss in losses)
+    assert any("eval/loss" in row for row in names)
+    assert (tmp_path / "out" / "model.safetensors").is_file()
+    assert not list(tmp_path.rglob("*.db"))

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gradtx_hf.hub.cards import with_base_model
-from gradtx_hf.lora import Adapter, load_adapter
+from gradtx_hf.lora import Adapter, load_adapter, save_adapter
 from gradtx_hf.playground.hub_server import HubServer
 from gradtx_hf.translation import PeftTranslator
 from tests.hubs import add_repository, folder_files
@@ -43,3 +43,10 @@ def put_pair_on_hub(hub: HubServer, pair: Pair) -> HubPair:
         "target_init": with_base_model(local.target_init, f"{LARGE}@{commits[LARGE]}"),
     }
     return HubPair(replace(local, **inits), commits)
+
+
+def put_client_on_hub(hub: HubServer, hub_pair: HubPair, client: Path, folder: Path, **files: bytes) -> str:
+    """Put a client's adapter on the Hub as PEFT would, and return its commit."""
+    adapter = hub_pair.client(client)
+    save_adapter(folder, config=adapter.config, tensors=adapter.tensors)
+    return add_repository(hub, "org/client", folder_files(folder) | files, is_private=True)

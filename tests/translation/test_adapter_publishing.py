@@ -21,9 +21,8 @@ from gradtx_hf.hub.readme import END
 from gradtx_hf.lora import save_adapter
 from gradtx_hf.playground.hub_server import HubServer
 from gradtx_hf.translation import PeftTranslator, TranslatedAdapter, publish_adapter_folder
-from tests.hubs import add_repository, folder_files
 from tests.translation.hub_files import card_of, code_of, repo_files
-from tests.translation.hub_pair import LARGE, SMALL, HubPair
+from tests.translation.hub_pair import LARGE, SMALL, HubPair, put_client_on_hub
 from tests.translation.pair import Pair
 
 
@@ -41,13 +40,6 @@ def _no_repositories(hub: HubServer) -> None:
 @pytest.fixture
 def translated(hub_pair: HubPair, clients: list[Path]) -> TranslatedAdapter:
     return hub_pair.translator.translate(hub_pair.client(clients[0]))
-
-
-def put_client_on_hub(hub: HubServer, hub_pair: HubPair, client: Path, folder: Path, **files: bytes) -> str:
-    """Put a client's adapter on the Hub as PEFT would, and return its commit."""
-    adapter = hub_pair.client(client)
-    save_adapter(folder, config=adapter.config, tensors=adapter.tensors)
-    return add_repository(hub, "org/client", folder_files(folder) | files, is_private=True)
 
 
 def logits_of(model: torch.nn.Module) -> torch.Tensor:
@@ -154,6 +146,32 @@ def test_what_a_client_states_of_its_privacy_is_passed_on(
     hub_pair.translator.translate("org/client").push_to_hub(REPO)
 
     assert "ε = 2.5 at δ = 1e-05, accountant prv" in card_of(REPO)[1]
+
+
+def test_a_license_is_written_when_it_is_given_and_stays_after_that(translated: TranslatedAdapter) -> None:
+    translated.push_to_hub(REPO)
+    assert "license" not in card_of(REPO)[0]
+
+    translated.push_to_hub(REPO, license_id="apache-2.0")
+    translated.push_to_hub(REPO, commit_message="again")
+
+    assert card_of(REPO)[0]["license"] == "apache-2.0"
+    with pytest.raises(ConfigurationError, match="got license 'Mine: all', expected its id on the Hub"):
+        translated.push_to_hub(REPO, license_id="Mine: all")
+
+
+def test_adapters_are_kept_where_cache_dir_says(
+    hub: HubServer, hub_pair: HubPair, clients: list[Path], tmp_path: Path
+) -> None:
+    (tmp_path / "client").mkdir()
+    put_client_on_hub(hub, hub_pair, clients[0], tmp_path / "client")
+    hub_pair.translator.push_to_hub("org/translator")
+
+    translator = PeftTranslator.from_pretrained("org/translator", cache_dir=tmp_path / "cache")
+    translator.translate("org/client", cache_dir=tmp_path / "cache")
+
+    kept = {path.name for path in (tmp_path / "cache").iterdir()}
+    assert {"models--org--translator", "models--org--client"} <= kept
 
 
 def test_what_a_client_states_cannot_leave_its_place_in_the_card(

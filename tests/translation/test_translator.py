@@ -11,8 +11,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
+from gradtx_hf.errors import ConfigurationError
 from gradtx_hf.lora import load_adapter
-from gradtx_hf.translation import PeftTranslator
+from gradtx_hf.model.inference_stack import InferenceStack
+from gradtx_hf.translation import AggregationSettings, PeftTranslator, loading
 from gradtx_hf.updates import UpdateVector
 from tests.tiny import save_tiny_adapter
 from tests.translation.pair import Pair, aligned_update, make_model, save_changed
@@ -297,11 +299,49 @@ def test_a_translator_in_bfloat16_translates_to_nearly_the_same_in_float32(
     translated = small.translate(clients[0]).tensors
 
     expected = translator.translate(clients[0]).tensors
-    assert {parameter.dtype for parameter in small.parts[""].parameters()} == {torch.bfloat16}
+    saved = small.parts[""].state_dict()
+    assert saved["W_out.block.weight"].dtype == torch.bfloat16
+    assert saved["W_S_emb.block.weight"].dtype == torch.float32
     assert small.parts[""].target_mean.dtype == torch.float32
     assert {tensor.dtype for tensor in translated.values()} == {torch.float32}
     # bfloat16 keeps 8 bits; the errors of a dozen generated blocks add up
-    assert relative_difference(translated, expected, translator.target_init.tensors) < 0.05
+    assert relative_difference(translated, expected, translator.target_init.tensors) < 0.01
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_by_default_a_translator_has_the_number_format_that_it_was_saved_in(
+    dtype: torch.dtype, pair: Pair, clients: list[Path], tmp_path: Path
+) -> None:
+    first = PeftTranslator.from_pretrained(pair.translator, dtype=dtype)
+    first.save_pretrained(tmp_path / "again")
+
+    again = PeftTranslator.from_pretrained(tmp_path / "again")
+
+    assert again.parts[""].state_dict()["W_out.block.weight"].dtype == dtype
+    translated = [translator.translate(clients[0]).tensors for translator in (first, again)]
+    assert all(torch.equal(translated[0][name], translated[1][name]) for name in translated[0])
+
+
+def test_a_number_format_to_translate_with_that_there_is_none_is_refused(pair: Pair) -> None:
+    with pytest.raises(ConfigurationError, match=r"got dtype=torch.float16, expected float32, bfloat16 or 'auto'"):
+        PeftTranslator.from_pretrained(pair.translator, dtype=torch.float16)
+
+
+def test_a_large_translator_is_loaded_to_translate_with_and_saved_whole(
+    pair: Pair, translator: PeftTranslator, clients: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loading, "LARGE_BYTES", 0)
+    large = PeftTranslator.from_pretrained(pair.translator)
+    assert isinstance(large.parts[""].decoder, InferenceStack)
+
+    translated = large.translate(clients, aggregation=AggregationSettings(merge="after")).tensors
+
+    expected = translator.translate(clients, aggregation=AggregationSettings(merge="after")).tensors
+    assert relative_difference(translated, expected, translator.target_init.tensors) < 1e-5
+    large.save_pretrained(tmp_path / "again")
+    plain, again = (load_file(folder / "model.safetensors") for folder in (pair.translator, tmp_path / "again"))
+    assert plain.keys() == again.keys()
+    assert all(torch.equal(plain[name], again[name]) for name in plain)
 
 
 def test_an_adapter_in_bfloat16_is_translated(translator: PeftTranslator, clients: list[Path], tmp_path: Path) -> None:

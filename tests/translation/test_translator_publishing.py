@@ -63,6 +63,15 @@ def part_of(init: Adapter, name: str) -> BlockLayout:
     return BlockLayout.from_shapes({key: shape for key, shape in init.layout.shapes.items() if name in key})
 
 
+def test_a_license_is_written_when_it_is_given(hub_pair: HubPair) -> None:
+    hub_pair.translator.push_to_hub(REPO)
+    assert "license" not in card_of(REPO)[0]
+
+    hub_pair.translator.push_to_hub(REPO, license_id="mit")
+
+    assert card_of(REPO)[0]["license"] == "mit"
+
+
 def test_one_commit_holds_all_of_it(hub_pair: HubPair) -> None:
     translator = replace(hub_pair.translator, training=TRAINING)
 
@@ -239,10 +248,11 @@ def test_parts_are_found_by_subfolder(hub_pair: HubPair) -> None:
 def test_a_model_alone_has_a_card_of_its_own(hub_pair: HubPair) -> None:
     model = hub_pair.translator.parts[""]
 
-    model.push_to_hub("org/model")
+    model.push_to_hub("org/model", license_id="apache-2.0")
 
     metadata, body = card_of("org/model")
     assert metadata["library_name"] == "gradtx_hf"
+    assert metadata["license"] == "apache-2.0"
     assert "base_model" not in metadata
     assert "a model that is not recorded" in body
     assert sorted(repo_files("org/model")) == ["README.md", "config.json", "model.safetensors"]

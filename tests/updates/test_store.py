@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import pytest
@@ -247,6 +249,71 @@ def test_manifest_holds_no_time_and_no_path(tmp_path: Path) -> None:
     assert set(manifest) == {"format", "plan_sha256", "shards"}
     assert set(manifest["shards"]["source-00000.safetensors"]) == {"side", "shadow_set", "sha256", "snapshots", "info"}
     assert str(tmp_path) not in (tmp_path / "manifest.json").read_text()
+
+
+def test_snapshots_of_many_runs_are_read_at_once(tmp_path: Path) -> None:
+    store = filled(tmp_path)
+    chosen = [(1, -2), (0, -1), (1, -2), (0, -4)]
+
+    for side in SIDES:
+        read = store.snapshots(side, chosen)
+
+        assert torch.equal(read, torch.stack([store.snapshot(side, *pair) for pair in chosen]))
+        read.zero_()
+        assert torch.equal(store.read(side, 1), run_of(side, 1))
+    with pytest.raises(StoreError, match="shadow set 5 has no source run"):
+        store.snapshots("source", [(0, -1), (5, -1)])
+
+
+def fill_beside_another(folder: Path, barrier: Barrier | None = None) -> None:
+    """Fill a store as a curation does, from the same moment as another process."""
+    store = create(folder, num_shadow_sets=12)
+    if barrier is not None:
+        barrier.wait(timeout=60)
+    for shadow_set in range(12):
+        for side in SIDES:
+            if not store.has(side, shadow_set):
+                store.write(side, shadow_set, run_of(side, shadow_set), {"final_loss": 0.1})
+    store.finish()
+
+
+def test_two_processes_fill_one_store_to_the_bytes_of_one(tmp_path: Path) -> None:
+    fill_beside_another(tmp_path / "one")
+    fork = multiprocessing.get_context("fork")
+    barrier = fork.Barrier(2)
+    writers = [fork.Process(target=fill_beside_another, args=(tmp_path / "two", barrier)) for _ in range(2)]
+
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+
+    assert [writer.exitcode for writer in writers] == [0, 0]
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")
+    UpdateStore.open(tmp_path / "two").verify()
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_a_temporary_file_that_another_process_swept_away_loses_nothing(
+    is_there: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = filled(tmp_path)
+    if not is_there:
+        (tmp_path / "shards" / "source-00000.safetensors").unlink()
+    replace = Path.replace
+
+    def swept(path: Path, target: Path) -> Path:
+        path.unlink()  # as another's ``finish`` does between the writing and the renaming
+        return replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", swept)
+
+    if is_there:
+        store.write("source", 0, run_of("source", 0), {"final_loss": 0.1, "converged": True})
+        store.verify()
+    else:
+        with pytest.raises(FileNotFoundError):
+            store.write("source", 0, run_of("source", 0), {})
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc")

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from gradtx_hf.hub.cards import LIBRARY, ModelReference, installed_versions, is_public_name, versions_text
+from gradtx_hf.hub.cards import (
+    LIBRARY,
+    ModelReference,
+    installed_versions,
+    is_public_name,
+    license_metadata,
+    versions_text,
+)
 from gradtx_hf.hub.destination import Destination
 from gradtx_hf.hub.markdown import code, markdown_table, plain, render_template
 from gradtx_hf.hub.readme import Card
@@ -20,19 +27,25 @@ NUM_LISTED_CORPORA = 40
 PACKAGES = ("gradtx-hf", "pyarrow", "torch")
 
 
-def store_card(description: Mapping[str, Any], destination: Destination, *, license_id: str | None) -> Card:
+def store_card(
+    description: Mapping[str, Any], destination: Destination, *, license_id: str | None, lacking: Sequence[str]
+) -> Card:
     """Return the card of a complete store.
 
     Args:
         description: What ``describe_store`` says of it.
         destination: The repository, and the branch.
-        license_id: The license, as the Hub names licenses; None: not known.
+        license_id: The license, as the Hub names it; None: none is written.
+        lacking: Public data that are not on the Hub (see ``lacking_data``).
+
+    Raises:
+        ConfigurationError: If the license cannot be one.
     """
     sides = [side for side in SIDES if description[side]["runs"]]
     num_rows = sum(description[side]["snapshots"] for side in sides)
     base_models = [description[side]["base_model"] for side in SIDES]
     metadata = {
-        "license": license_id or "unknown",
+        **license_metadata(license_id),
         "tags": [*TAGS, *(f"base_model:{name}" for name in dict.fromkeys(base_models) if _is_public(name))],
         "size_categories": [next((name for bound, name in SIZES if num_rows < bound), "n>10M")],
         "configs": [
@@ -40,7 +53,8 @@ def store_card(description: Mapping[str, Any], destination: Destination, *, lice
             for index, side in enumerate(sides)
         ],
     }
-    return Card(metadata, render_template("store", _values(description, destination, license_id=license_id)))
+    values = _values(description, destination, license_id=license_id)
+    return Card(metadata, render_template("store", {**values, "lacking": _lacking(lacking)}))
 
 
 def _values(description: Mapping[str, Any], destination: Destination, *, license_id: str | None) -> dict[str, str]:
@@ -83,6 +97,15 @@ def _corpora(labels: list[str]) -> str:
     listed = ", ".join(code(label) for label in labels[:NUM_LISTED_CORPORA])
     rest = len(labels) - NUM_LISTED_CORPORA
     return f"{len(labels)} corpora: {listed}{f' and {rest} more' if rest > 0 else ''}. `plan.json` names their sources."
+
+
+def _lacking(paths: Sequence[str]) -> str:
+    if not paths:
+        return ""
+    return (
+        f"Not on the Hub, and not here: {', '.join(map(code, paths))}. The objective `functional` reads them: put them "
+        "into the pulled store's folder under these names. That they are the same is checked by SHA-256."
+    )
 
 
 def _model_name(side: Mapping[str, Any]) -> str:

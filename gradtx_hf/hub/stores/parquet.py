@@ -134,6 +134,8 @@ class _Rows:
             count = self._file.metadata.row_group(self._next_group).num_rows
             if count > missing:
                 raise ValueError("a row group reaches over the end of a run")
+            if count > max(1, MAX_GROUP_BYTES // (4 * width)):  # a small file may unpack to any size
+                raise ValueError(f"a row group of {count} rows, larger than any that is pushed")
             column = self._file.read_row_group(self._next_group, columns=["tokens"]).column("tokens").combine_chunks()
             if column.type.list_size != width or len(column) != count:
                 raise ValueError("tokens of another layout")

@@ -13,7 +13,7 @@ from gradtx_hf.hub.resolve import fetch_repository
 from gradtx_hf.hub.stores.description import INIT_FOLDERS
 from gradtx_hf.hub.stores.files import FILES_FILE, find_damaged_downloads
 from gradtx_hf.hub.stores.parquet import DATA_FOLDER, read_shards
-from gradtx_hf.hub.stores.push import INIT_FILES
+from gradtx_hf.hub.stores.public_plan import INIT_FILES, lacking_data
 from gradtx_hf.output import write_bytes
 from gradtx_hf.updates.manifest import Manifest
 from gradtx_hf.updates.plan import read_plan, require_same_plan
@@ -46,13 +46,34 @@ def pull_store(
     output_dir = Path(output_dir)
     UpdateStore.require_usable(output_dir)
     fetched = _fetch_whole(repo, revision=revision, token=token)
+    return unpack_store(fetched, output_dir)
+
+
+def unpack_store(fetched: Path, output_dir: Path) -> UpdateStore:
+    """Write the store that a fetched repository holds into a folder, or go on with it.
+
+    Args:
+        fetched: The repository's files, which anybody may have written.
+        output_dir: A new folder, or that of an interrupted pull of the same store.
+
+    Raises:
+        StoreError: If the folder holds another store, or the files are no store or do not fit each other.
+        LayoutError: If a layout is damaged.
+    """
     manifest = Manifest.read(fetched / MANIFEST_FILE)
     _begin(fetched, output_dir, num_shards=len(manifest.shards))
     store = UpdateStore.resume(output_dir)
     _write_shards(store, fetched, {name: str(record["sha256"]) for name, record in manifest.shards.items()})
     write_bytes(output_dir / MANIFEST_FILE, (fetched / MANIFEST_FILE).read_bytes())
     logger.info("pulled %d shards to %s", len(manifest.shards), output_dir)
-    return UpdateStore.open(output_dir)
+    store = UpdateStore.open(output_dir)
+    if lacking := lacking_data(store):
+        logger.warning(
+            "the store's public data are not on the Hub: for the objective functional, put them into '%s' as '%s'",
+            output_dir,
+            "', '".join(lacking),
+        )
+    return store
 
 
 def _fetch_whole(repo: str, *, revision: str | None, token: str | None) -> Path:

@@ -12,15 +12,19 @@ or ``python -m gradtx_hf.playground.hub_server``. It is for a laptop and for tes
 web pages, and tokens are as safe as the process that prints them.
 """
 
+import sys
 from importlib.util import find_spec
 
 from gradtx_hf.errors import MissingExtraError
 
 
 if find_spec("fastapi") is None or find_spec("uvicorn") is None:
-    raise MissingExtraError(
+    missing = MissingExtraError(
         'gradtx_hf.playground.hub_server needs fastapi and uvicorn. Install them with: pip install "gradtx-hf[server]"'
     )
+    if sys.argv[0] == "-m":  # Python looks for __main__, which is to end with one line and not with a traceback
+        sys.exit(f"error: {missing}")
+    raise missing
 
 from gradtx_hf.playground.hub_server.faults import FAULT_KINDS, FaultKind, Faults
 from gradtx_hf.playground.hub_server.recorder import RecordedRequest

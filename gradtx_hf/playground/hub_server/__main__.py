@@ -26,6 +26,8 @@ RANDOM_KINDS: tuple[FaultKind, ...] = (
     "drop_download",
     "slow_download",
 )
+NUM_KEPT_REQUESTS = 1000
+"""A Hub that runs for days is to take no more memory for what it was asked."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -37,7 +39,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         organizations = {
             name: members.split(",") for name, members in (_pair(t, "--org NAME=USER,USER") for t in arguments.org)
         }
-        with HubServer(arguments.data_dir, port=arguments.port, users=users, organizations=organizations) as hub:
+        with HubServer(
+            arguments.data_dir,
+            port=arguments.port,
+            users=users,
+            organizations=organizations,
+            num_kept_requests=NUM_KEPT_REQUESTS,
+        ) as hub:
             if arguments.fault_rate:
                 rate, seed = arguments.fault_rate, arguments.fault_seed
                 hub.faults.add(*arguments.fault_kinds, probability=rate, seed=seed, seconds=1.0)

@@ -20,12 +20,17 @@ class RecordedRequest:
 class Recorder:
     """Record each request before anything else sees it.
 
+    Args:
+        app: What is served.
+        num_kept: How many of the last requests are kept, at least 1; None: all.
+
     It also leaves ``%2F`` in paths as it is, which servers otherwise decode before routes are matched: the Hub's
     clients tell a revision with a slash from a path by it.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, *, num_kept: int | None) -> None:
         self._app = app
+        self._num_kept = num_kept
         self.requests: list[RecordedRequest] = []
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -36,5 +41,7 @@ class Recorder:
             authorization = dict(scope["headers"]).get(b"authorization", b"").decode("latin-1")
             shown = unquote(path) + (f"?{unquote(query)}" if query else "")
             self.requests.append(RecordedRequest(scope["method"], shown, authorization))
+            if self._num_kept is not None:
+                del self.requests[: -self._num_kept]
             scope = {**scope, "path": path}
         await self._app(scope, receive, send)

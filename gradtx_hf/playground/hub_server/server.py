@@ -35,12 +35,13 @@ class HubServer:
         port: Port on loopback; any free one if 0.
         users: User names by token; ``DEFAULT_USERS`` if None.
         organizations: Members by organization.
+        num_kept_requests: How many of the last requests ``requests`` holds, at least 1; None: all.
 
     Attributes:
         url: The Hub's address, for ``HF_ENDPOINT``.
         store: The repositories.
         faults: What fails; nothing at first.
-        requests: All requests so far.
+        requests: The requests so far.
 
     Raises:
         ConfigurationError: If the port or the folder is in use.
@@ -53,6 +54,7 @@ class HubServer:
         port: int = 0,
         users: Mapping[str, str] | None = None,
         organizations: Mapping[str, Collection[str]] | None = None,
+        num_kept_requests: int | None = None,
     ) -> None:
         self._socket = _listen(port)
         self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
@@ -60,7 +62,7 @@ class HubServer:
         self.store = HubStore(Path(self._temporary.name if self._temporary is not None else str(data_dir)))
         self.faults = Faults()
         accounts = Accounts(DEFAULT_USERS if users is None else users, organizations or {})
-        recorder = Recorder(make_app(Hub(self.store, accounts, self.faults)))
+        recorder = Recorder(make_app(Hub(self.store, accounts, self.faults)), num_kept=num_kept_requests)
         self.requests: list[RecordedRequest] = recorder.requests
         config = uvicorn.Config(
             recorder,

@@ -97,7 +97,7 @@ def test_the_card_says_what_is_known_and_what_is_not(
     path = HfApi(token=ALICE).hf_hub_download(repo, "README.md", repo_type="dataset", local_dir=tmp_path / "card")
     _, front, body = Path(path).read_text().split("---\n", 2)
     metadata = yaml.safe_load(front)
-    assert metadata["license"] == "unknown"
+    assert "license" not in metadata
     assert {"gradtx_hf", "update-pairs"} <= set(metadata["tags"])
     assert metadata["size_categories"] == ["n<1K"]
     assert [config["config_name"] for config in metadata["configs"]] == ["source", "target"]
@@ -272,6 +272,16 @@ def test_a_parquet_file_with_fewer_rows_than_it_says_is_one_clear_line(store: Up
     parquet.write_run_file(store, run_file, tmp_path / "x.parquet")
     table = pq.read_table(tmp_path / "x.parquet")
     pq.write_table(table.slice(0, 3), tmp_path / "x.parquet")  # the first run alone, with the metadata of all
+
+    with pytest.raises(StoreError, match=r"'x\.parquet' is damaged"):
+        list(parquet.read_shards(tmp_path / "x.parquet", widths={"source": 12, "target": 20}))
+
+
+def test_a_row_group_larger_than_any_that_is_pushed_is_not_unpacked(
+    store: UpdateStore, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    parquet.write_run_file(store, parquet.plan_run_files(store)[0], tmp_path / "x.parquet")
+    monkeypatch.setattr(parquet, "MAX_GROUP_BYTES", 2 * 4 * 12)  # two rows; the file has three in a group
 
     with pytest.raises(StoreError, match=r"'x\.parquet' is damaged"):
         list(parquet.read_shards(tmp_path / "x.parquet", widths={"source": 12, "target": 20}))

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import runpy
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -92,3 +95,32 @@ def test_without_the_extra_there_is_one_line(monkeypatch: pytest.MonkeyPatch) ->
 
     with pytest.raises(MissingExtraError, match=r'pip install "gradtx-hf\[server\]"'):
         runpy.run_path(str(hub_server.__file__))
+
+
+HIDING = """
+import importlib.util
+find_spec = importlib.util.find_spec
+importlib.util.find_spec = lambda name, package=None: None if name == "fastapi" else find_spec(name, package)
+"""
+
+
+def test_as_a_command_without_the_extra_it_ends_with_one_line(tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(HIDING)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])}
+    command = [sys.executable, "-m", "gradtx_hf.playground.hub_server"]
+
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=environment)
+
+    assert (done.returncode, done.stdout) == (1, "")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: gradtx_hf.playground.hub_server needs fastapi and uvicorn.")
+    assert line.endswith('pip install "gradtx-hf[server]"')
+
+
+def test_only_the_last_requests_are_kept_where_that_is_said() -> None:
+    with HubServer(num_kept_requests=3) as hub:
+        api = HfApi(endpoint=hub.url)
+        for number in range(5):
+            api.repo_exists(f"org/x{number}")
+
+        assert [request.path for request in hub.requests] == [f"/api/models/org/x{number}" for number in (2, 3, 4)]

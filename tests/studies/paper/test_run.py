@@ -9,7 +9,7 @@ import pytest
 
 from gradtx_hf.errors import ConfigurationError, OutputExistsError, StoreError
 from gradtx_hf.studies.paper import run
-from gradtx_hf.studies.paper.definition import FOLDER, PaperStudy, load_paper_study, paper_study_names
+from gradtx_hf.studies.paper.definition import FOLDER, PaperStudy, load_paper_study
 from gradtx_hf.studies.paper.run import run_paper_study
 
 
@@ -95,11 +95,3 @@ def test_numbers_that_are_not_positive_are_refused(tmp_path: Path) -> None:
         run_paper_study(study("table_1"), tmp_path, num_seeds=0)
     with pytest.raises(ConfigurationError, match="got cell 'x'"):
         run_paper_study(study("table_1"), tmp_path, cells=["x"])
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", paper_study_names())
-def test_every_study_goes_its_whole_way(name: str, tmp_path: Path) -> None:
-    report = run_paper_study(study(name), tmp_path / name, is_dry_run=True)
-    assert not report.failures
-    assert not report.missing

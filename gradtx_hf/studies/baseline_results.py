@@ -1,0 +1,182 @@
+"""What study ``baselines`` found: the report, what each method needs and costs, and the refinement step by step.
+
+Source: ours.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from statistics import fmean
+from typing import Any, Literal
+
+from gradtx_hf.baselines.decoding_cost import flops_per_token, processor_seconds_of
+from gradtx_hf.evaluation import ClientScores, Report
+from gradtx_hf.evaluation.methods import CEILING, SOURCE_CLIENT, TARGET_UNTOUCHED, TRANSLATED
+from gradtx_hf.finetuning import generate_completions, load_language_model, load_samples
+from gradtx_hf.playground import source_path, target_path
+from gradtx_hf.studies.baseline_clients import PUBLIC_FINETUNE, SOURCE_BEST, BaselineClient, BaselineSettings
+from gradtx_hf.studies.baseline_methods import CLIENT_FILE, MAX_NEW_TOKENS, proxy_tuned
+from gradtx_hf.studies.clients import SHUFFLED_INPUT
+
+
+NUM_REPEATS = 3
+NUM_TIMED_PROMPTS = 64
+Need = Literal["nothing", "adapter", "adapter of another client", "private inputs", "private data", "at the client"]
+
+
+@dataclass(frozen=True)
+class MethodNeeds:
+    """What a method needs of a client, and of the provider for each client.
+
+    Attributes:
+        need: What of a client the provider must have.
+        trains_target: Which recipe the target is fine-tuned by, anew for every client: ``weak``, ``refinement`` or
+            ``ceiling``; empty: none.
+        decoding: Which models decode: ``target``, ``source``, or ``three``.
+    """
+
+    need: Need
+    trains_target: Literal["", "weak", "refinement", "ceiling"] = ""
+    decoding: Literal["target", "source", "three"] = "target"
+
+    @property
+    def is_of_the_translators_kind(self) -> bool:
+        """Whether it does with what a translator has: no private data, no training for a client, one decoding."""
+        return self.need in ("nothing", "adapter") and not self.trains_target and self.decoding == "target"
+
+
+NEEDS: dict[str, MethodNeeds] = {
+    SOURCE_CLIENT: MethodNeeds("at the client", decoding="source"),
+    SOURCE_BEST: MethodNeeds("at the client", decoding="source"),
+    TARGET_UNTOUCHED: MethodNeeds("nothing"),
+    PUBLIC_FINETUNE: MethodNeeds("nothing"),
+    "shadow_mean": MethodNeeds("nothing"),
+    "nearest_shadow": MethodNeeds("adapter"),
+    SHUFFLED_INPUT: MethodNeeds("adapter of another client"),
+    "ridge": MethodNeeds("adapter"),
+    "low_rank_map": MethodNeeds("adapter"),
+    "cross_lora": MethodNeeds("adapter"),
+    "proxy_tuning": MethodNeeds("adapter", decoding="three"),
+    "proxy_tuning_same": MethodNeeds("adapter", decoding="three"),
+    "distilled": MethodNeeds("adapter", "refinement"),
+    "distilled_same": MethodNeeds("adapter", "refinement"),
+    "refined_mean": MethodNeeds("adapter", "refinement"),
+    "refined_translation": MethodNeeds("adapter", "refinement"),
+    "w2s_public": MethodNeeds("adapter", "weak"),
+    "confidence_public": MethodNeeds("adapter", "weak"),
+    "vissup_public": MethodNeeds("adapter", "weak"),
+    "w2s": MethodNeeds("private inputs", "weak"),
+    "confidence": MethodNeeds("private inputs", "weak"),
+    "vissup": MethodNeeds("private inputs", "weak"),
+    TRANSLATED: MethodNeeds("adapter"),
+    CEILING: MethodNeeds("private data", "ceiling"),
+}
+"""Every method of the study, in no order."""
+
+
+@dataclass(frozen=True)
+class DecodingCost:
+    """What decoding costs in units of the target's own, its adapter merged: by count, and by the processor's time.
+
+    Attributes:
+        source_flops: Operations per token of the small model.
+        three_flops: Operations per token of proxy tuning.
+        three_seconds: Processor time of proxy tuning.
+    """
+
+    source_flops: float
+    three_flops: float
+    three_seconds: float
+
+    def to_json(self) -> dict[str, float]:
+        """Return the numbers by name."""
+        return asdict(self)
+
+
+def measure_decoding(client: BaselineClient, settings: BaselineSettings) -> DecodingCost:
+    """Measure what decoding a client's held-out lines costs."""
+    target, _ = load_language_model(str(target_path()))
+    source, _ = load_language_model(str(source_path()))
+    proxy, tokenizer = proxy_tuned(client.home / SOURCE_BEST)
+    prompts = load_samples([client.lines(settings, "test")], seed=0)["prompt"][:NUM_TIMED_PROMPTS]
+    alone, three = (
+        processor_seconds_of(
+            lambda model=model: generate_completions(model, tokenizer, prompts, max_new_tokens=MAX_NEW_TOKENS),
+            num_repeats=NUM_REPEATS,
+        )
+        for model in (target, proxy)
+    )
+    share = flops_per_token(source) / flops_per_token(target)
+    return DecodingCost(source_flops=share, three_flops=1 + 2 * share, three_seconds=three / alone)
+
+
+@dataclass(frozen=True)
+class BaselinesReport:
+    """The study's report.
+
+    Attributes:
+        report: Scores of all methods on all clients.
+        decoding: What decoding costs.
+        curves: Group of clients to method by distillation to step to mean score.
+    """
+
+    report: Report
+    decoding: DecodingCost
+    curves: Mapping[str, Mapping[str, Mapping[int, float]]]
+
+    @classmethod
+    def read(
+        cls,
+        clients: Sequence[BaselineClient],
+        *,
+        settings: Mapping[str, Any],
+        study: Mapping[str, str],
+        decoding: DecodingCost,
+        seconds: Mapping[str, float],
+        command: str,
+    ) -> BaselinesReport:
+        """Read what was found on clients that are done.
+
+        Args:
+            clients: The clients.
+            settings: The study's settings, as JSON values.
+            study: Its name and question.
+            decoding: What decoding costs.
+            seconds: Phase to wall-clock seconds.
+            command: The command line.
+        """
+        values = [json.loads((client.home / CLIENT_FILE).read_text(encoding="utf-8")) for client in clients]
+        report = Report.from_clients(
+            [ClientScores(**value["scores"]) for value in values],
+            metric="exact_match",
+            higher_is_better=True,
+            seconds=seconds,
+            config={
+                "study": {**study, "settings": settings},
+                "seeds": len({client.seed for client in clients}),
+                "num_target_runs": settings["world"]["num_rules"] * settings["world"]["runs_per_rule"],
+            },
+            command=command,
+        )
+        curves = {
+            group: _mean_curves([value["curves"] for value in values if value["scores"]["seen"] is seen])
+            for group, seen in (("seen", True), ("unseen", False))
+        }
+        return cls(report, decoding, curves)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the contents of report.json: those of every report, and ``decoding``, ``needs`` and ``curves``."""
+        return self.report.to_json() | {
+            "decoding": self.decoding.to_json(),
+            "needs": {name: asdict(needs) for name, needs in NEEDS.items()},
+            "curves": self.curves,
+        }
+
+
+def _mean_curves(curves: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[str, dict[int, float]]:
+    return {
+        name: {int(step): fmean(curve[name][step] for curve in curves) for step in curves[0][name]}
+        for name in (curves[0] if curves else {})
+    }
