@@ -112,7 +112,6 @@ def test_the_recipes_run_one_after_the_other_at_toy_size(tmp_path: Path, monkeyp
         source_data = f"{{path: {data}, split: 'train[{first}%:{first + 9}%]'}}"
         gradtx("client", config=RECIPES / "client.yaml", recipe=TOY_RECIPE, data=source_data)
     gradtx("client", config=RECIPES / "client_private.yaml", recipe=TOY_RECIPE, data=source_data)
-    gradtx("client", config=RECIPES / "client_ceiling.yaml", recipe=TOY_RECIPE, data=f"{{path: {data}}}")
     members = [run / "client_50", run / "client_60"]
     gradtx("translate", *members, translator=run / "translator", **{"output-dir": run / "translated"})
     gradtx(
@@ -121,16 +120,22 @@ def test_the_recipes_run_one_after_the_other_at_toy_size(tmp_path: Path, monkeyp
         translator=run / "translator_private",
         **{"output-dir": run / "private_translated"},
     )
-    gradtx(
-        "evaluate",
-        config=RECIPES / "evaluate_mixtures.yaml",
-        metric="exact_match",
-        max_new_tokens=2,
-        clients=json.dumps([{"task": "mixed", "train": drawn, "test": {"path": str(data), "split": "train[90%:]"}}]),
-        source_recipe=TOY_RECIPE,
-        target_recipe=TOY_RECIPE,
-        public_recipe=TOY_RECIPE,
-    )
+    test = {"path": str(data), "split": "train[98%:]"}
+    five = [{"train": {"path": str(data), "split": f"train[{i}%:{i + 9}%]"}, "test": test} for i in (50, 60)]
+    for name, client in (
+        ("mixtures", {"task": "mixed", "train": drawn, "test": test}),
+        ("five", {"task": "one", "members": five}),
+    ):
+        gradtx(
+            "evaluate",
+            config=RECIPES / f"evaluate_{name}.yaml",
+            metric="exact_match",
+            max_new_tokens=2,
+            clients=json.dumps([client]),
+            source_recipe=TOY_RECIPE,
+            target_recipe=TOY_RECIPE,
+            public_recipe=TOY_RECIPE,
+        )
 
     declared = json.loads((run / "translator_private/training.json").read_text())["store"]["source"]["recipe"]
     assert declared["row_noise"] == [0.5, 1.0]
