@@ -57,14 +57,14 @@ class QuickstartSettings:
     """
 
     num_public_rules: int | None = None
-    runs_per_rule: int = 12
+    runs_per_rule: int = 10
     num_target_runs: int = 8
     samples_per_set: int = 256
     num_snapshots: int = 4
     source_recipe: Mapping[str, Any] = field(default_factory=source_recipe)
     target_recipe: Mapping[str, Any] = field(default_factory=target_recipe)
     num_public_finetune_steps: int = 480
-    num_training_steps: int = 1400
+    num_training_steps: int = 1250
     num_training_processes: int = 2
     num_seen_scored: int = 10
     num_unseen_scored: int = 10
