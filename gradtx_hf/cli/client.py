@@ -42,6 +42,7 @@ def _lines(folder: str, result: ClientResult) -> list[str]:
         lines += [
             f"epsilon: {result.privacy['epsilon']:.4g} at delta {result.privacy['delta']:.3g}, noise multiplier "
             f"{result.privacy['noise_multiplier']:.4g}",
-            f"epsilon of all runs on these rows: {total['epsilon']:.4g} (runs: {total['num_runs']})",
+            f"epsilon of all private runs on these rows in the ledger: {total['epsilon']:.4g} (runs: "
+            f"{total['num_runs']})",
         ]
     return lines

@@ -8,10 +8,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from safetensors import safe_open
+
 from gradtx_hf.errors import safe_text
 from gradtx_hf.hub import resolve_folder
 from gradtx_hf.lora import Adapter, load_adapter
+from gradtx_hf.lora.adapters import WEIGHTS_FILE
 from gradtx_hf.translation import PeftTranslator, is_translator_folder
+from gradtx_hf.translation.audit_record import audit_text, load_audit
 from gradtx_hf.translation.records import load_privacy
 
 
@@ -28,7 +32,9 @@ def run(argv: Sequence[str]) -> int:
         described = describe_translator(PeftTranslator.from_pretrained(resolved.path)) | {"name": resolved.name}
     else:
         described = describe_adapter(load_adapter(resolved.path, name=resolved.name))
+        described["metadata"] = _metadata(resolved.path / WEIGHTS_FILE)
         described["privacy"] = load_privacy(resolved.path, name=resolved.name)
+        described["audit"] = load_audit(resolved.path, name=resolved.name)
     described |= {"commit": resolved.commit, "files": _files(resolved.path)}
     print(json.dumps(described, indent=2) if arguments.json else _as_text(described))
     return 0
@@ -88,6 +94,13 @@ def _layout(adapter: Adapter) -> dict[str, Any]:
     }
 
 
+def _metadata(weights: Path) -> dict[str, str]:
+    """Return the texts that stand in a tensor file's header beside its tensors."""
+    with safe_open(weights, framework="pt") as opened:
+        metadata: dict[str, str] = opened.metadata() or {}
+    return metadata
+
+
 def _files(folder: Path) -> dict[str, int]:
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return {safe_text(str(path.relative_to(folder))): path.stat().st_size for path in files}
@@ -107,6 +120,8 @@ def _as_text(described: dict[str, Any]) -> str:
         elif key == "files":
             lines.append("files:")
             lines += [f"  {name}  {size:,} bytes" for name, size in value.items()]
+        elif key == "audit":
+            lines.append(f"audit: {'none is recorded' if value is None else audit_text(value)}")
         elif isinstance(value, dict):
             lines.append(f"{key}:")
             lines += [f"  {name}: {_plain(entry)}" for name, entry in value.items()]
@@ -116,7 +131,7 @@ def _as_text(described: dict[str, Any]) -> str:
             lines.append(f"{key}: none, not calibrated: an adapter off the map is translated without a warning")
         elif value is not None:
             lines.append(f"{key}: {_plain(value)}")
-    return "\n".join(lines)
+    return "\n".join(map(safe_text, lines))
 
 
 def _plain(value: Any) -> str:  # noqa: ANN401 - any JSON value

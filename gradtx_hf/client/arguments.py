@@ -32,7 +32,7 @@ class ClientArguments:
     )
     """The base model: a folder, or an id on the Hub; by default the one that the initial adapter names."""
     seed: int = field(metadata={"help": "Seed of the order of the data and of dropout."}, default=0)
-    """Seed of the order of the data and of dropout; a private run's rows and noise follow from no seed."""
+    """Seed of the order of the data and of dropout; nothing of a private run follows from it."""
     privacy: dict[str, Any] | None = field(
         metadata={"help": "PrivacySettings: epsilon or noise_multiplier, delta, max_grad_norm; none: not private."},
         default=None,

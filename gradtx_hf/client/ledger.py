@@ -110,6 +110,7 @@ class Ledger:
         try:
             values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
             is_whole = values["format"] == FORMAT and len(bytes.fromhex(values["salt"])) == SALT_BYTES
+            is_whole &= isinstance(values["runs"], list)
             is_whole &= all(_steps(run) is not None and set(map(type, run["rows"])) == {str} for run in values["runs"])
         except (ValueError, KeyError, TypeError):  # ConfigurationError is a ValueError
             is_whole = False
@@ -122,7 +123,7 @@ class Ledger:
 
 
 def _digests(examples: Dataset, salt: bytes) -> set[str]:
-    texts = (json.dumps(row, sort_keys=True, ensure_ascii=False) for row in examples)
+    texts = (json.dumps(row, sort_keys=True, ensure_ascii=False, default=str) for row in examples)
     return {hmac.new(salt, text.encode(), "sha256").hexdigest()[:DIGEST_CHARACTERS] for text in texts}
 
 

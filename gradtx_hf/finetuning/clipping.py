@@ -38,7 +38,9 @@ class RowClipper:
     """
 
     def __init__(self, model: Module, *, mode: ClippingMode, max_grad_norm: float) -> None:
-        self.parameters: list[Parameter] = [p for p in model.parameters() if p.requires_grad]
+        named = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self.parameters: list[Parameter] = list(named.values())
+        self._names = list(named)
         self._max_grad_norm = max_grad_norm
         model.train()  # Opacus refuses to look at others
         self._ghost: GradSampleHooksFastGradientClipping | None = None
@@ -55,7 +57,7 @@ class RowClipper:
             row_losses: Every row's own loss, ``[B]``, from one forward pass since the last call, B at least 1.
 
         Raises:
-            ConfigurationError: If a row's gradient is not finite.
+            ConfigurationError: If a row's gradient is not finite, or a layer does not tell rows apart.
         """
         try:
             return self._sum_by_ghost(row_losses) if self._ghost else self._sum_per_sample(row_losses)
@@ -70,7 +72,8 @@ class RowClipper:
     def _sum_by_ghost(self, row_losses: Tensor) -> list[Tensor]:
         assert self._ghost is not None
         row_losses.sum().backward(retain_graph=True)
-        shares = self._shares(self._ghost.get_norm_sample())
+        norms = self._of_rows("_norm_sample", len(row_losses))
+        shares = self._shares(torch.stack(norms).norm(dim=0))
         self._ghost.disable_hooks()
         try:
             return list(torch.autograd.grad((shares * row_losses).sum(), self.parameters))
@@ -79,10 +82,25 @@ class RowClipper:
 
     def _sum_per_sample(self, row_losses: Tensor) -> list[Tensor]:
         row_losses.sum().backward()
-        gradients = [vars(parameter)["grad_sample"] for parameter in self.parameters]  # each [B, …]
+        gradients = self._of_rows("grad_sample", len(row_losses))  # each [B, …]
         norms = torch.stack([gradient.flatten(1).norm(dim=1) for gradient in gradients]).norm(dim=0)
         shares = self._shares(norms)
         return [torch.einsum("b,b...->...", shares, gradient) for gradient in gradients]
+
+    def _of_rows(self, kind: str, num_rows: int) -> list[Tensor]:
+        """Return what Opacus left at every parameter, each ``[B, …]``.
+
+        A layer that is given the tokens of all rows in one line, as OPT's ``fc1`` is, has a gradient for each token
+        instead: clipped as such, a row would keep C for every one of its tokens.
+        """
+        found: list[Tensor | None] = [vars(parameter).get(kind) for parameter in self.parameters]
+        for name, value in zip(self._names, found, strict=True):
+            if value is None or len(value) != num_rows:
+                raise ConfigurationError(
+                    f"parameter '{name}' does not go with differential privacy: its layer does not read rows one by "
+                    "one, so that they cannot be clipped. Leave its module out of target_modules."
+                )
+        return [value for value in found if value is not None]
 
     def _shares(self, norms: Tensor) -> Tensor:
         """Return what is left of each row's gradient, ``[B]``."""

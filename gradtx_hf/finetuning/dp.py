@@ -130,7 +130,8 @@ class DPSFTTrainer(AdapterSFTTrainer):
 
         Raises:
             ConfigurationError: If a checkpoint is given, which does not hold what was spent before it, or a trial of a
-                search, whose other trials would not be counted; or at the second call.
+                search, whose other trials would not be counted; at the second call; or if a callback ended the run
+                before its last step.
         """
         if trial is not None:
             raise ConfigurationError(
@@ -144,7 +145,13 @@ class DPSFTTrainer(AdapterSFTTrainer):
         if self.state.global_step:
             raise ConfigurationError("a private run was trained already and would spend again. Make a new trainer.")
         with row_clipper(self._adapted, mode=self._clipping, max_grad_norm=self.max_grad_norm) as self._clipper:
-            return super().train(ignore_keys_for_eval=ignore_keys_for_eval)
+            output = super().train(ignore_keys_for_eval=ignore_keys_for_eval)
+        if self.state.global_step != self.steps.num_steps:
+            raise ConfigurationError(
+                f"a callback ended the private run after {self.state.global_step} of {self.steps.num_steps} steps: "
+                "when a run stops could tell the loss on private rows. Leave the callback out."
+            )
+        return output
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Return the loader of Poisson batches, which accelerate must not prepare: it would draw them anew."""
@@ -174,9 +181,9 @@ class DPSFTTrainer(AdapterSFTTrainer):
         """
         assert self._clipper is not None, "only train() takes steps"
         model.train()
+        chunks: Any = self._prepare_inputs(inputs)["chunks"]
         with private_dropout():
-            chunks: Any = self._prepare_inputs(inputs)["chunks"]
-        sums, losses = self.clipped_sums(model, chunks)
+            sums, losses = self.clipped_sums(model, chunks)
         deviation = self.steps.noise_multiplier * self.max_grad_norm
         for parameter, total in zip(self._clipper.parameters, sums, strict=True):
             noise = (deviation * private_normal(total.shape)).to(total)

@@ -62,6 +62,18 @@ def require_private_options(options: Mapping[str, Any]) -> None:
         "several devices": (args.n_gpu > 1 or args.world_size > 1, "rows would be drawn on each of them"),
         "max_steps": (args.max_steps < 1, "what is spent depends on it. Set it to the steps to take"),
         "eval_dataset": (options.get("eval_dataset") is not None, "scores on private rows are not accounted for"),
+        "auto_find_batch_size": (
+            args.auto_find_batch_size,
+            "a run begun anew would spend again. Set a smaller per_device_train_batch_size",
+        ),
+        "report_to": (
+            bool(args.report_to),
+            "the losses of private rows would be sent on, which epsilon does not cover. Set it to none",
+        ),
+        "push_to_hub": (
+            args.push_to_hub,
+            "the state of training would be sent on, which epsilon does not cover. Push the finished adapter",
+        ),
         "stopping early": (
             any(isinstance(c, EarlyStoppingCallback | ConvergenceCallback) for c in options.get("callbacks") or ()),
             "when a run stops would tell the loss on private rows",

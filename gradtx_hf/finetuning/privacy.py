@@ -14,11 +14,14 @@ from gradtx_hf.finetuning.accounting import ACCOUNTANT, NoisySteps
 ClippingMode = Literal["ghost", "per_sample"]
 USUAL_DELTA = 1e-5
 """What the paper takes (appendix)."""
-UNIT = "one row of the data (one piece, where texts are cut), added or removed; the number of rows is public"
+UNIT = (
+    "one row of the data (one piece, where texts are cut), added or removed; the number of rows, the initial adapter "
+    "and the recipe are taken as public"
+)
 SAMPLING = "Poisson: every row is in a step with the sample rate, independently"
 RANDOMNESS = (
-    "sampling and noise from the operating system's generator, never from a seed; the noise is rounded to floating "
-    "point without measures against attacks on its last bits (no secure RNG library)"
+    "sampling, noise and dropout from the operating system's randomness, never from a seed that is known; the noise is "
+    "rounded to floating point without measures against attacks on its last bits (no secure RNG library)"
 )
 
 

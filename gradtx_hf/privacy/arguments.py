@@ -43,9 +43,13 @@ class AuditArguments:
     )
     """Whether a fair coin of each row's own decided if it became a member: the audit then bounds epsilon from below."""
     write_card: bool = field(
-        metadata={"help": "Write the result into each adapter's privacy.json and README.md."}, default=False
+        metadata={
+            "help": "Write the result into each adapter's privacy.json and README.md; no epsilon covers these numbers."
+        },
+        default=False,
     )
-    """Whether to write the result into each adapter's privacy.json and README.md."""
+    """Whether to write the result into each adapter's privacy.json and README.md: numbers about private rows, which no
+    epsilon covers."""
 
     def __post_init__(self) -> None:
         """Check every field.
@@ -78,4 +82,4 @@ class AuditArguments:
 
 
 def _source(values: dict[str, Any] | str) -> DataSource:
-    return DataSource(path=values) if isinstance(values, str) else DataSource.from_dict(values)
+    return DataSource.from_dict({"path": values} if isinstance(values, str) else values)

@@ -37,7 +37,10 @@ def verdict(audit: AdapterAudit) -> str:
     found = audit.attacks[HEADLINE]
     share = f"AUC {_interval(found)}"
     if found.is_caught:
-        text = f"{code(audit.name)}: **whoever has it can tell what it was trained on from other rows**: {share}."
+        text = (
+            f"{code(audit.name)}: **whoever has it can tell rows that it was trained on from others better than by "
+            f"chance**: {share}."
+        )
     else:
         text = f"{code(audit.name)}: this attack does not tell what it was trained on from other rows: {share}."
     if audit.differs_before:

@@ -5,7 +5,8 @@ vanishing learning rate on a few rows that every step draws, and looks at the gr
 
 - the sum, nearly without noise, against the sum of the rows' gradients, each found alone and clipped to C;
 - the change of that sum when a row is left out, which is at most C: its sensitivity;
-- the standard deviation of the noise in every step, over sigma C.
+- the standard deviation of the noise in every step, over sigma C;
+- whether the noise of one step is met again in another, of the same run or of a second one with the same seed.
 
 Source: ours; the steps are those of Abadi et al. (2016).
 """
@@ -38,10 +39,10 @@ MOST_ROWS = 8
 STILL = 1e-30
 """A learning rate at which nothing moves."""
 NO_NOISE = 1e-9
-NUM_NOISY_STEPS = 4
+NUM_NOISY_RUNS, NUM_NOISY_STEPS = 2, 2
 SUM_TOLERANCE = 1e-4
 NOISE_DEVIATIONS = 5.5
-"""Standard errors that the measured noise of a step may be off: a sound trainer fails once in millions of steps."""
+"""Standard errors that the measured noise may be off: a sound trainer fails once in millions of steps."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,7 @@ class SelfTest:
         sensitivity: Largest change of the sum when one row is left out, over C; at most 1 for DP-SGD.
         noise_shares: Standard deviation of the noise in each step over sigma C; 1 for DP-SGD.
         noise_tolerance: How far a share may be from 1.
+        noise_correlation: Largest correlation of the noise of two steps, with its sign left out; near 0 for DP-SGD.
         findings: What is wrong, a sentence each; none for a sound trainer.
     """
 
@@ -66,6 +68,7 @@ class SelfTest:
     sensitivity: float
     noise_shares: tuple[float, ...]
     noise_tolerance: float
+    noise_correlation: float
     findings: tuple[str, ...]
 
     @property
@@ -122,7 +125,8 @@ def gradient_self_test(
     whole = sums(rows, NO_NOISE, 1)[0]
     left_out = [rows.select([i for i in range(len(rows)) if i != out]) for out in range(len(rows))]
     changes = [float((whole - sums(others, NO_NOISE, 1)[0]).norm()) / limit for others in left_out]
-    noise = (sums(rows, noise_multiplier, NUM_NOISY_STEPS) - whole) / (noise_multiplier * limit)
+    noisy = torch.cat([sums(rows, noise_multiplier, NUM_NOISY_STEPS) for _ in range(NUM_NOISY_RUNS)])
+    noise = (noisy - whole) / (noise_multiplier * limit)  # [runs · steps, P]
     return _judged(
         num_rows=len(rows),
         max_grad_norm=limit,
@@ -147,8 +151,23 @@ def _judged(
     if abs(worst - 1) > tolerance:
         word = "the noise is off" if worst < 1e-3 else "it is not the noise that is accounted for"
         findings.append(f"the noise of a step is {worst:.3g} sigma C, expected 1: {word}.")
+    products = noise.double() @ noise.double().T / noise.shape[1]
+    correlation = float((products - products.diag().diag()).abs().max())
+    if correlation > math.sqrt(2) * tolerance:  # a product varies by 1 / sqrt(P), a share by 1 / sqrt(2 P)
+        findings.append(
+            f"the noise of one step is met again in another (correlation {correlation:.3g}, expected 0): it can be "
+            "subtracted."
+        )
     return SelfTest(
-        num_rows, max_grad_norm, noise_multiplier, sum_error, sensitivity, shares, tolerance, tuple(findings)
+        num_rows=num_rows,
+        max_grad_norm=max_grad_norm,
+        noise_multiplier=noise_multiplier,
+        sum_error=sum_error,
+        sensitivity=sensitivity,
+        noise_shares=shares,
+        noise_tolerance=tolerance,
+        noise_correlation=correlation,
+        findings=tuple(findings),
     )
 
 

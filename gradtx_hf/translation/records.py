@@ -172,7 +172,10 @@ def privacy_text(statement: Mapping[str, Any] | None) -> str:
         text += f"; the unit is {statement['unit']}"
     if "total" in statement:
         total = statement["total"]
-        text += f"; over all runs on these rows (so far {total['num_runs']}) ε = {total['epsilon']:.4g}"
+        text += (
+            f"; over all private runs on these rows that its maker recorded (so far {total['num_runs']}) ε = "
+            f"{total['epsilon']:.4g}"
+        )
     return text
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from safetensors.torch import load_file, save_file
 
 from gradtx_hf.playground.world import Rule, make_lines
 from tests.cli.conftest import Finished
@@ -47,6 +48,37 @@ def test_it_prints_the_report_and_writes_it(gradtx: Gradtx, folder: Path) -> Non
     inspected = gradtx("inspect", folder / "adapter")
     assert inspected.status == 0
     assert "privacy: no differential privacy is stated" in inspected.out
+    (line,) = [line for line in inspected.out.splitlines() if line.startswith("audit: ")]
+    assert line.startswith("audit: membership inference by the loss beside the untouched model's (difference) on 12 ")
+    assert ": AUC 0." in line
+    assert json.loads(gradtx("inspect", folder / "adapter", "--json").out)["audit"]["num_members"] == 12
+
+
+def test_inspect_shows_no_control_characters_of_what_is_stated(gradtx: Gradtx, folder: Path) -> None:
+    assert "audit: none is recorded" in gradtx("inspect", folder / "adapter").out.splitlines()
+    statement = {"epsilon": 1, "delta": 1e-5, "accountant": "prv", "unit": "a row\x1b[2Jprivacy: all is well"}
+    (folder / "adapter" / "privacy.json").write_text(json.dumps(statement))
+
+    shown = gradtx("inspect", folder / "adapter").out
+
+    assert "unit: a row\\x1b[2J" in shown
+    assert "\x1b" not in shown
+
+
+def test_inspect_shows_what_stands_in_the_header_of_the_tensors(gradtx: Gradtx, folder: Path) -> None:
+    file = folder / "adapter" / "adapter_model.safetensors"
+    save_file(load_file(file), file, metadata={"format": "pt", "trained_on": "patients.jsonl"})
+
+    shown = gradtx("inspect", folder / "adapter").out.splitlines()
+
+    assert "  trained_on: patients.jsonl" in shown[shown.index("metadata:") :]
+    assert json.loads(gradtx("inspect", folder / "adapter", "--json").out)["metadata"]["trained_on"] == "patients.jsonl"
+
+
+def test_inspect_refuses_an_audit_that_makes_no_sense(gradtx: Gradtx, folder: Path) -> None:
+    (folder / "adapter" / "privacy.json").write_text('{"audit": {"auc": 7}}')
+
+    assert "is not what gradtx audit writes" in gradtx("inspect", folder / "adapter").error
 
 
 def test_a_configuration_serves_as_well(gradtx: Gradtx, folder: Path) -> None:

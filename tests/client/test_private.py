@@ -8,8 +8,17 @@ import pytest
 
 from gradtx_hf.cli.main import main
 from gradtx_hf.client import ClientArguments, epsilon, fine_tune_client
+from gradtx_hf.client.ledger import Ledger
 from gradtx_hf.errors import AdapterError, ConfigurationError, GradTxError
-from gradtx_hf.finetuning import DataSource, FineTuningRecipe, PrivacySettings, add_adapter, dp, load_language_model
+from gradtx_hf.finetuning import (
+    DataSource,
+    FineTuningRecipe,
+    PrivacySettings,
+    add_adapter,
+    dp,
+    load_examples,
+    load_language_model,
+)
 from gradtx_hf.finetuning.accounting import NoisySteps, compose
 from gradtx_hf.lora import load_adapter
 from gradtx_hf.translation.records import load_privacy
@@ -136,7 +145,7 @@ def test_the_terminal_shows_epsilon_and_keeps_the_loss_at_home(
     assert status == 0
     assert "(for you alone: epsilon does not cover it)" in out
     assert "at delta 1e-05, noise multiplier 2" in out
-    assert "epsilon of all runs on these rows: " in out
+    assert "epsilon of all private runs on these rows in the ledger: " in out
 
 
 def test_an_adapter_without_a_statement_is_shown_as_such(init: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -153,7 +162,22 @@ def test_a_ledger_that_would_leave_with_the_adapter_is_refused(tmp_path: Path, i
     assert not (tmp_path / "mine").exists()
 
 
-@pytest.mark.parametrize("content", ["{", "{}", '{"format": 1, "salt": "00", "runs": []}', "[]"])
+def test_rows_with_times_are_known_again(tmp_path: Path) -> None:
+    path = tmp_path / "chats.jsonl"
+    chat = [{"role": role, "content": "a", "time": "2024-01-01 00:00:00"} for role in ("user", "assistant")]
+    path.write_text(json.dumps({"messages": chat}) + "\n")
+    rows = load_examples(DataSource(str(path)))
+    assert rows[0]["messages"][0]["time"].year == 2024  # which JSON has not
+
+    totals = [Ledger(tmp_path / "work").add(rows, STEPS, delta=1e-5) for _ in range(2)]
+
+    assert [total.num_runs for total in totals] == [1, 2]
+
+
+NO_LIST = json.dumps({"format": 1, "salt": "00" * 32, "runs": {}})
+
+
+@pytest.mark.parametrize("content", ["{", "{}", '{"format": 1, "salt": "00", "runs": []}', "[]", NO_LIST])
 def test_a_damaged_ledger_is_refused_and_no_adapter_is_left(
     tmp_path: Path, init: Path, data: DataSource, content: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,13 +5,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from datasets import Dataset
 from peft import PeftModel
-from scipy.stats import binom, chi2
+from scipy.stats import binom, chi2, kstest
 from torch import Tensor
-from transformers import EarlyStoppingCallback, TrainerCallback
+from transformers import EarlyStoppingCallback, OPTConfig, OPTForCausalLM, TrainerCallback, TrainerControl
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from gradtx_hf.errors import ConfigurationError, DataError
@@ -38,6 +39,10 @@ from tests.tiny import tiny_llama, with_lora
 COLLATE = DataCollatorForLanguageModeling(pad_token_id=0)
 RECIPE = FineTuningRecipe(num_steps=3, batch_size=4, learning_rate=1e-2, max_length=32)
 SETTINGS = PrivacySettings(noise_multiplier=1.0)
+OF_SFT_CONFIG = (
+    "packing", "padding_free", "gradient_checkpointing", "bf16", "fp16", "gradient_accumulation_steps",
+    "auto_find_batch_size", "report_to", "push_to_hub",
+)  # fmt: skip
 
 
 class Gradients(TrainerCallback):
@@ -69,7 +74,7 @@ def make_trainer(
     model: PeftModel, rows: Dataset, tmp_path: Path, *, recipe: FineTuningRecipe = RECIPE, **options: object
 ) -> DPSFTTrainer:
     arguments = training_arguments(replace(recipe, max_grad_norm=0.0), seed=0, scratch=str(tmp_path))
-    for name in ("packing", "padding_free", "gradient_checkpointing", "bf16", "fp16", "gradient_accumulation_steps"):
+    for name in OF_SFT_CONFIG:
         if name in options:
             setattr(arguments, name, options.pop(name))
     if "clip_again" in options:
@@ -184,6 +189,14 @@ def test_private_numbers_are_uniform_normal_and_never_the_same() -> None:
     assert private_normal((3,)).shape == (3,)
 
 
+def test_private_normal_numbers_have_the_deviation_and_shape_of_a_standard_normal() -> None:
+    values = private_normal((500_000,)).numpy()
+
+    low, high = chi2.interval(1 - 1e-6, len(values))
+    assert low < float((values**2).sum()) < high  # within 0.5 % of 1
+    assert kstest(values, "norm").pvalue > 1e-6
+
+
 def test_one_public_seed_gives_two_different_adapters() -> None:
     rows = make_rows(16)
 
@@ -202,8 +215,8 @@ def test_masks_of_dropout_follow_from_no_seed(tmp_path: Path) -> None:
     first, second = gradients_of_steps(model, rows, tmp_path, num_steps=2, physical=8)
     again, _ = gradients_of_steps(model, rows, tmp_path, num_steps=2, physical=8)
 
-    assert not torch.equal(first, second)
-    assert not torch.equal(first, again)  # the trainer's seed is the same
+    assert distance(first, second) > 0.1
+    assert distance(first, again) > 0.1  # the trainer's seed is the same, and the noise 1e-9
 
 
 def test_torchs_generators_are_left_as_they_were() -> None:
@@ -215,6 +228,24 @@ def test_torchs_generators_are_left_as_they_were() -> None:
 
     assert torch.equal(torch.get_rng_state(), before)
     assert not torch.equal(one, other)
+
+
+def test_masks_of_dropout_have_more_bits_than_a_seed() -> None:
+    keys, drawn = [], []
+    for _ in range(2):
+        with private_dropout():
+            state = torch.get_rng_state()
+            drawn.append(torch.rand(1000))
+        keys.append(state[24 : 24 + 8 * 624].numpy().view(np.uint64))
+
+    for key, values in zip(keys, drawn, strict=True):
+        oracle = np.random.MT19937()
+        oracle.state = {"bit_generator": "MT19937", "state": {"key": key.astype(np.uint32), "pos": 624}}
+        words = oracle.random_raw(1000) & np.uint64(2**24 - 1)
+        assert values.tolist() == (words / 2**24).tolist()
+        follows = (1812433253 * (key[:-1] ^ (key[:-1] >> np.uint64(30))) + np.arange(1, 624, dtype=np.uint64)) % 2**32
+        assert not np.isin(follows, key).any()  # as the words of a seed would
+    assert not np.isin(keys[0], keys[1]).all()
 
 
 def test_adapters_in_half_precision_are_refused() -> None:
@@ -284,6 +315,9 @@ def test_a_run_learns_where_the_noise_is_small() -> None:
         ({"gradient_accumulation_steps": 2}, "gradient_accumulation_steps does not go"),
         ({"clip_again": 1.0}, "max_grad_norm does not go"),
         ({"eval_dataset": "rows"}, "eval_dataset does not go"),
+        ({"auto_find_batch_size": True}, "auto_find_batch_size does not go"),
+        ({"report_to": ["wandb"]}, "report_to does not go"),
+        ({"push_to_hub": True}, "push_to_hub does not go"),
         ({"callbacks": [EarlyStoppingCallback()]}, "stopping early does not go"),
         ({"expected_batch_size": 17}, "17 rows per step on average for 16 rows"),
         ({"expected_batch_size": 0}, "0 rows per step"),
@@ -319,6 +353,52 @@ def test_ghost_clipping_is_refused_in_half_precision() -> None:
         fine_tune_private(model, make_rows(16), tokenizer=TOKENIZER, recipe=RECIPE, privacy=ghost)
 
     assert fine_tune_private(model, make_rows(16), tokenizer=TOKENIZER, recipe=RECIPE, privacy=SETTINGS).num_steps == 3
+
+
+@pytest.mark.parametrize("clipping", ["ghost", "per_sample"])
+@pytest.mark.parametrize("batch_size", [1, 8])
+def test_layers_that_read_the_tokens_of_all_rows_in_one_line_are_refused(clipping: Any, batch_size: int) -> None:  # noqa: ANN401
+    torch.manual_seed(0)
+    config = OPTConfig(
+        vocab_size=len(TOKENIZER), hidden_size=16, ffn_dim=32, num_hidden_layers=1, num_attention_heads=2,
+        max_position_embeddings=64, word_embed_proj_dim=16,
+    )  # fmt: skip
+    model = with_lora(OPTForCausalLM(config), target_modules=("fc1", "fc2"))  # a row would keep C for every token
+
+    with pytest.raises(ConfigurationError, match=r"fc1\.lora_A.* does not read rows one by one"):
+        fine_tune_private(
+            model,
+            make_rows(8),
+            tokenizer=TOKENIZER,
+            recipe=replace(RECIPE, batch_size=batch_size, gradient_accumulation_steps=8 // batch_size),
+            privacy=replace(SETTINGS, clipping=clipping),
+        )
+
+
+@pytest.mark.parametrize("clipping", ["ghost", "per_sample"])
+def test_lora_on_weights_that_no_layer_reads_is_refused(clipping: Any) -> None:  # noqa: ANN401
+    model = make_model(target_modules=(), target_parameters=["q_proj.weight"])
+
+    with pytest.raises(ConfigurationError, match=r"q_proj\.lora_A.* does not read rows one by one"):
+        fine_tune_private(
+            model,
+            make_rows(8),
+            tokenizer=TOKENIZER,
+            recipe=replace(RECIPE, batch_size=8),
+            privacy=replace(SETTINGS, clipping=clipping),
+        )
+
+
+def test_a_run_that_a_callback_ends_is_refused() -> None:
+    class EndsOnTheLoss(TrainerCallback):
+        def on_step_end(self, args: object, state: object, control: TrainerControl, **kwargs: object) -> None:
+            control.should_training_stop = True
+
+    with pytest.raises(ConfigurationError, match="a callback ended the private run after 1 of 3 steps"):
+        fine_tune_private(
+            make_model(), make_rows(16), tokenizer=TOKENIZER, recipe=RECIPE, privacy=SETTINGS,
+            callbacks=[EndsOnTheLoss()],
+        )  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -85,7 +85,9 @@ def test_an_adapter_that_learned_by_heart_is_caught_and_an_untrained_one_is_not(
     assert learned.bound.num_tries == 2
     assert learned.losses.members < learned.losses.non_members - 1
     assert not learned.differs_before
-    assert "**whoever has it can tell what it was trained on from other rows**" in verdict(learned)
+    assert "**whoever has it can tell rows that it was trained on from others better than by chance**" in verdict(
+        learned
+    )
     assert untrained.attacks["difference"].auc == 0.5
     assert untrained.bound is not None
     assert untrained.bound.epsilon == 0
@@ -207,6 +209,7 @@ def test_members_that_differ_before_the_training_are_reported(world: World) -> N
     [
         ({"members": "nowhere.jsonl"}, "data 'nowhere.jsonl' is not there"),
         ({"adapters": ["nowhere/at/all"]}, "nowhere/at/all"),
+        ({"members": ""}, "a data source lacks 'path'"),
         ({"adapters": []}, "got no adapter to audit"),
         ({"adapters": ["a", "a"]}, "got an adapter twice"),
         ({"base_models": ["a", "b"]}, "got 2 base_models for 1 adapters"),

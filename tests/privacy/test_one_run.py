@@ -106,6 +106,15 @@ def test_trying_several_numbers_of_guesses_keeps_the_confidence() -> None:
     assert num_above <= binom.ppf(0.9999, 80, 0.05)
 
 
+def test_each_of_several_tries_is_tested_at_its_share_of_the_error() -> None:
+    included = torch.arange(200) < 100
+    scores = torch.arange(200, 0, -1, dtype=torch.float64)  # all guesses are right
+
+    found = bound_from_scores(scores, included, delta=1e-5, confidence=0.9, guess_shares=(0.2, 0.5))
+
+    assert (found.epsilon, found.confidence) == (bound(200, 100, 100, delta=1e-5, confidence=0.95), 0.9)
+
+
 def test_guesses_are_in_for_the_highest_scores_and_out_for_the_lowest() -> None:
     scores = torch.tensor([5.0, 4.0, 3.0, 2.0, 1.0, 0.0])
     included = torch.tensor([True, False, True, True, False, True])

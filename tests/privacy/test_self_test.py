@@ -61,6 +61,7 @@ def test_our_trainer_passes_and_the_adapter_is_left_as_it_was(family: str, clipp
     assert 0.99 < found.sensitivity <= 1 + 1e-5  # half of the rows are clipped, and change it by C
     assert len(found.noise_shares) == 4
     assert all(abs(share - 1) < found.noise_tolerance < 0.3 for share in found.noise_shares)
+    assert found.noise_correlation < 0.4
     assert all(torch.equal(tensor, before[name]) for name, tensor in adapter_state(model).items())
 
 
@@ -88,6 +89,20 @@ def test_half_the_noise_is_found() -> None:
     (finding,) = found.findings
     assert finding.startswith("the noise of a step is 0.")
     assert finding.endswith("it is not the noise that is accounted for.")
+
+
+@pytest.mark.parametrize("is_seeded_by_step", [True, False])
+def test_noise_of_a_known_seed_is_found(monkeypatch: pytest.MonkeyPatch, *, is_seeded_by_step: bool) -> None:
+    def seeded(shape: Sequence[int]) -> Tensor:
+        generator = torch.Generator().manual_seed(0) if is_seeded_by_step else None  # else torch's, of the run's seed
+        return torch.randn(tuple(shape), generator=generator, dtype=torch.float64)
+
+    monkeypatch.setattr(dp, "private_normal", seeded)
+
+    found = gradient_self_test(make_model(), make_rows(8), tokenizer=TOKENIZER)
+
+    assert found.noise_correlation == pytest.approx(1, abs=0.3)
+    assert found.findings[-1].startswith("the noise of one step is met again in another (correlation ")
 
 
 def test_what_cannot_be_tested_is_refused() -> None:
