@@ -33,6 +33,7 @@ COMMANDS = {
     "push": "publish a translator or an adapter on the Hub, with its card",
     "store": "push a curated store to the Hub, pull, verify or describe one",
     "evaluate": "score translated adapters beside every control",
+    "export-lm-eval": "write the tasks as files of lm-evaluation-harness",
     "demo": "open the app on this machine: see an adapter cross over, translate one of your own",
     "study": "run one of the studies: the main table, or an ablation, cell by cell",
 }
@@ -48,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.getLogger("gradtx_hf").setLevel(logging.INFO)
     _quieten_libraries()
     try:
-        command = importlib.import_module(f"gradtx_hf.cli.{name}")
+        command = importlib.import_module(f"gradtx_hf.cli.{name.replace('-', '_')}")
         status = int(command.run(arguments[1:]) or 0)
         sys.stdout.flush()
         return status

@@ -1,5 +1,6 @@
 """Scores, the gap they close, and one report format; plots need the extra [eval], the rest does not."""
 
+from gradtx_hf.evaluation.client_scores import ClientScores
 from gradtx_hf.evaluation.markdown import render_markdown
 from gradtx_hf.evaluation.methods import METHODS, Method
 from gradtx_hf.evaluation.metrics import exact_match
@@ -7,7 +8,7 @@ from gradtx_hf.evaluation.pgr import Recovered, gain_recovered, performance_gap_
 from gradtx_hf.evaluation.pooling import pool_reports
 from gradtx_hf.evaluation.report import Report, library_versions
 from gradtx_hf.evaluation.saving import save_report
-from gradtx_hf.evaluation.summary import ClientScores, Estimate, GroupSummary, MethodSummary, summarise
+from gradtx_hf.evaluation.summary import Estimate, GroupSummary, MethodSummary, summarise
 
 
 __all__ = [

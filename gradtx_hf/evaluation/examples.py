@@ -1,6 +1,6 @@
 """Scores of single examples, as a report keeps them: one short text for each client and method.
 
-Scores that are all 0 or 1 are one character each; others are decimals of four digits with commas between them.
+Scores that are all 0 or 1 are one character each; others are decimals of three digits with commas between them.
 Source: ours.
 """
 
@@ -14,11 +14,11 @@ from gradtx_hf.errors import DataError
 
 
 SEPARATOR = ","
-DIGITS = 4
+DIGITS = 3
 
 
 def encode_examples(scores: Sequence[float]) -> str:
-    """Return scores as text, such as ``1101`` or ``0.5,0.3333,1``; those that are graded lose digits after the fourth.
+    """Return scores in [0, 1] as text, such as ``1101`` or ``.5,.333,1``; graded ones lose digits after the third.
 
     Raises:
         DataError: If there is no score.
@@ -27,7 +27,7 @@ def encode_examples(scores: Sequence[float]) -> str:
         raise DataError("got no example with a score, expected at least one.")
     if all(score in (0, 1) for score in scores):
         return "".join(str(int(score)) for score in scores)
-    return SEPARATOR.join(f"{round(float(score), DIGITS):.{DIGITS + 1}g}" for score in scores)
+    return SEPARATOR.join(f"{score:.{DIGITS}f}".strip("0").removesuffix(".") or "0" for score in scores)
 
 
 def decode_examples(text: str) -> np.ndarray:

@@ -1,7 +1,7 @@
 """The verdict of a report in words: what the translated adapter scores, and whether the client's adapter was needed.
 
 A control that does as well is named, and the sentence says what that means. "As well" compares means; where the
-translated adapter leads by less than its bootstrap interval over tasks, paired by client, that is said too.
+translated adapter leads by less than its bootstrap interval, paired by client, that is said too.
 """
 
 from __future__ import annotations
@@ -63,6 +63,11 @@ def format_score(value: float | None) -> str:
     return f"{round(value, digits) + 0.0:.{digits}f}"  # adding 0.0 turns -0.0 into 0.0
 
 
+def format_p(value: float) -> str:
+    """Return a p-value with two digits, such as ``0.031``, or ``< 0.001``."""
+    return f"{value:.2g}" if value >= 0.001 else "< 0.001"
+
+
 def _verdict(summary: GroupSummary, best: str | None) -> list[str]:
     """Return one sentence per kind of method that does as well as the translated adapter, or that none does."""
     as_good = [name for name in summary.methods if _lead(summary, name) <= LEAD_TOLERANCE]
@@ -94,7 +99,10 @@ def _lead_sentence(summary: GroupSummary, best: str) -> str:
     sentence = f"It leads every control, {method_of(best).short} by {format_score(lead.mean)}"
     if lead.low is None or lead.high is None:
         return f"{sentence}; one task, so without an interval."
-    sentence += f" [{format_score(lead.low)}, {format_score(lead.high)}]."
+    p_value = summary.methods[best].p_value
+    sentence += f" [{format_score(lead.low)}, {format_score(lead.high)}]"
+    sentence += "" if p_value is None else f", p = {format_p(p_value)}".replace("= <", "<")
+    sentence += "; one task, so over its examples alone." if summary.num_tasks == 1 else "."
     doubtful = [name for name in _controls(summary) if _low_end(summary, name) <= 0]
     if doubtful:
         names = _listed(summary, doubtful)

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from gradtx_hf.evaluation.headline import count_of, format_score, group_title, headline
+from gradtx_hf.evaluation.headline import count_of, format_p, format_score, group_title, headline
 from gradtx_hf.evaluation.methods import STORE_CONTROLS, TRANSLATED, method_of, ordered_methods
 from gradtx_hf.evaluation.pgr import Recovered
 from gradtx_hf.evaluation.pooling import BY_STUDY_SEED
@@ -28,6 +28,7 @@ def render_markdown(report: Report, *, plot_file: str | None = None) -> str:
         f"![Scores of all methods]({plot_file})" if plot_file else "",
         "## Methods\n\n" + summary_table(report),
         _group_shares(report),
+        lead_table(report),
         "## Clients\n\n" + _client_table(report),
         _client_reasons(report),
         "## Seconds\n\n" + markdown_table(["phase", "seconds"], [[k, f"{v:.1f}"] for k, v in report.seconds.items()]),
@@ -79,6 +80,30 @@ def seed_table(report: Report) -> str:
     return f"The same means by study seed:\n\n{markdown_table(['method', *columns], rows)}"
 
 
+def lead_table(report: Report) -> str:
+    """Return by how much the translated adapter leads each method, with interval and p; empty without such a lead."""
+    groups = [name for name in report.groups if TRANSLATED in report.summary[name].methods]
+    head, columns = ["method"], []
+    for group in groups:
+        summary = report.summary[group]
+        head += [group_title(group, num_clients=summary.num_clients), "p"]
+        columns.append(summary.methods)
+    found = ordered_methods(name for methods in columns for name in methods)
+    rows = [
+        [_row_label(name), *(cell for methods in columns for cell in _lead_cells(methods.get(name)))]
+        for name in found
+        if name != TRANSLATED
+    ]
+    if not rows:
+        return ""
+    note = (
+        "By how much it is better, paired by client. p: two-sided, of a permutation test that flips the signs of "
+        "tasks, not corrected for the number of methods; with n tasks it cannot fall below 2 / 2ⁿ. In a group of one "
+        "task it flips those of examples, and says nothing of further tasks or runs."
+    )
+    return f"## The translated adapter against each method\n\n{note}\n\n{markdown_table(head, rows)}"
+
+
 def _note(report: Report, *, has_nats: bool) -> str:
     direction = "higher" if report.higher_is_better else "lower"
     total = report.summary["all"]
@@ -90,6 +115,8 @@ def _note(report: Report, *, has_nats: bool) -> str:
         if num_seeds
         else f"tasks ({tasks}, {clients})"
     )
+    if all(client.example_scores for client in report.clients):
+        over += " and the examples of each client"
     nats = (
         " Nats per token: mean negative log-likelihood of the reference completions, their end token among them."
         if has_nats
@@ -125,6 +152,13 @@ def _cells(method: MethodSummary | None, *, has_nats: bool) -> list[str]:
         *([format_estimate(nats) if nats else "-"] if has_nats else []),
         format_share(method.gain_recovered) if method else "-",
     ]
+
+
+def _lead_cells(method: MethodSummary | None) -> list[str]:
+    if method is None or method.lead_of_translated is None:
+        return ["-", "-"]
+    p_value = method.p_value
+    return [format_estimate(method.lead_of_translated), "-" if p_value is None else format_p(p_value)]
 
 
 def _row_label(name: str) -> str:

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from gradtx_hf.errors import DataError, MissingFileError
+from gradtx_hf.evaluation.client_scores import ClientScores
 from gradtx_hf.evaluation.pgr import Recovered
-from gradtx_hf.evaluation.summary import ClientScores, Estimate, GroupSummary, MethodSummary, summarise
+from gradtx_hf.evaluation.summary import Estimate, GroupSummary, MethodSummary, summarise
 from gradtx_hf.hub.cards import installed_versions
 
 

@@ -24,6 +24,7 @@ from typing import Any
 
 from gradtx_hf.errors import OutputExistsError
 from gradtx_hf.evaluation.arguments import HIGHER_IS_BETTER, ClientData, EvaluationArguments
+from gradtx_hf.evaluation.client_scores import ClientScores
 from gradtx_hf.evaluation.controls import State, num_target_runs, partners, target_states
 from gradtx_hf.evaluation.fine_tuning import fine_tuning_jobs, perform_fine_tuning, recipes_of
 from gradtx_hf.evaluation.inputs import TEST_SEED, check_data, check_rivals, check_translator_and_store, input_digests
@@ -40,7 +41,6 @@ from gradtx_hf.evaluation.reuse import (
 from gradtx_hf.evaluation.saving import save_report
 from gradtx_hf.evaluation.scoring import Scored, ScoringSettings, score_states
 from gradtx_hf.evaluation.seconds import read_seconds, timed
-from gradtx_hf.evaluation.summary import ClientScores
 from gradtx_hf.finetuning import PrivacySettings, Sample, load_samples
 from gradtx_hf.finetuning.pool import one_thread, run_jobs
 from gradtx_hf.finetuning.public_data import pooled_public_examples
@@ -276,6 +276,8 @@ def _score(
             {name: method.score for name, method in methods.items()},
             seed=member.seed,
             nats_per_token={n: m.nats_per_token for n, m in methods.items() if m.nats_per_token is not None},
+            example_scores={n: m.example_scores for n, m in methods.items() if m.example_scores},
+            test_set=methods[TRANSLATED].test_set,
         )
         for member, methods in zip(members, scored, strict=True)
     ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import fmean
@@ -13,7 +15,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from gradtx_hf.errors import DataError
 from gradtx_hf.evaluation.arguments import MetricName
-from gradtx_hf.evaluation.metrics import exact_match
+from gradtx_hf.evaluation.examples import encode_examples
+from gradtx_hf.evaluation.metrics import exact_matches
 from gradtx_hf.finetuning import bits_per_character, generate_completions, load_language_model, reset_adapter
 from gradtx_hf.finetuning.generate import completion_nats
 from gradtx_hf.finetuning.task_data import score_completions
@@ -68,10 +71,14 @@ class Scored:
         score: In the metric's unit.
         nats_per_token: Beside a score of completions: see ``gradtx_hf.finetuning.generate.completion_nats``; None for
             texts.
+        example_scores: Scores of completions one by one, as ``encode_examples`` writes them; empty for texts.
+        test_set: A short name of the examples, which the same ones in the same order have again; None for texts.
     """
 
     score: float
     nats_per_token: float | None = None
+    example_scores: str = ""
+    test_set: str | None = None
 
 
 def score_states(
@@ -126,10 +133,19 @@ def score(
             max_length=settings.max_length,
             batch_size=settings.batch_size,
         )
-        if settings.metric == "exact_match":
-            return Scored(exact_match(completions, examples["completion"]), nats)
-        return Scored(fmean(score_completions(completions, examples)), nats)
+        is_exact = settings.metric == "exact_match"
+        scores = (
+            exact_matches(completions, examples["completion"]) if is_exact else score_completions(completions, examples)
+        )
+        return Scored(fmean(scores), nats, encode_examples(scores), _name_of(examples))
     bits = bits_per_character(
         model, tokenizer, examples["text"], max_length=settings.max_length, batch_size=settings.batch_size
     )
     return Scored(bits)
+
+
+def _name_of(examples: Dataset) -> str:
+    """Return the beginning of the SHA-256 of the examples' prompts and what their completions are scored against."""
+    references = examples["references" if "references" in examples.column_names else "completion"]
+    noted = json.dumps([list(examples["prompt"]), list(references)])
+    return hashlib.sha256(noted.encode()).hexdigest()[:12]

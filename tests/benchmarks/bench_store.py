@@ -1,7 +1,8 @@
 """How fast an update store is read, what memory that takes, and what its bytes would shrink to.
 
-1. Reading: a shuffled data loader over all pairs, against plain safetensors reading the same files once each, in turns;
-   seconds are the process's own (one thread, files in the page cache).
+1. Reading: a shuffled data loader over all pairs, in turns with plain safetensors that reads the same bytes in two ways:
+   whole files one after the other, the easiest order there is, and row by row in a shuffled order, as the loader must.
+   Seconds are the process's own (one thread, files in the page cache); ratios are smallest, median and largest.
 2. Memory: anonymous resident memory of a fresh process that reads every pair of stores of growing size.
 3. Bytes, of a curated store's first runs (``--store``): float32, bfloat16, differences between neighbouring snapshots
    compressed by zlib, and fewer snapshots with lines between them.
@@ -23,6 +24,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -34,14 +36,15 @@ from gradtx_hf.updates.store import SIDES, UpdateStore
 
 
 BATCH_SIZE = 32  # (paper Sec. 4)
-NUM_TURNS = 5
+NUM_TURNS = 9
 SMALL = {"source": (4, 2000), "target": (6, 2000)}  # blocks and their size: 80 kB a pair
 PAPER = {"source": (36, 12800), "target": (28, 22528)}  # 4.4 MB a pair
 STORES = {
-    "small, 1,000 pairs": (SMALL, 20, 50),
-    "small, 20,000 pairs": (SMALL, 200, 100),
-    "paper's, 200 pairs": (PAPER, 4, 50),
-}  # dims, shadow sets, snapshots of each
+    "small, 1,000 pairs": (SMALL, 20, 50, "float32"),
+    "small, 20,000 pairs": (SMALL, 200, 100, "float32"),
+    "small, 20,000, bfloat16": (SMALL, 200, 100, "bfloat16"),
+    "paper's, 200 pairs": (PAPER, 4, 50, "float32"),
+}  # dims, shadow sets, snapshots of each, what they are stored as
 
 
 def main() -> None:
@@ -54,30 +57,34 @@ def main() -> None:
     if arguments.measure is not None:
         _measure_memory(arguments.measure)
         return
-    print("store                    MB   loader MB/s   safetensors MB/s   loader / safetensors", flush=True)
+    print(
+        "store                          MB   loader MB/s   / safetensors in file order   in shuffled order", flush=True
+    )
     memory = []
-    for name, (dims, num_sets, num_snapshots) in STORES.items():
+    for name, (dims, num_sets, num_snapshots, store_dtype) in STORES.items():
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary) / "store"
-            _make_store(folder, dims, num_sets, num_snapshots)
+            _make_store(folder, dims, num_sets, num_snapshots, store_dtype)
             _print_speed(name, folder)
             command = [sys.executable, __file__, "--measure", str(folder)]
             measured = subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
-            memory.append(f"{name:21}   {measured}")
-    print("\nstore                   anonymous MB with the first batch   at the end   of it the list of pairs")
+            memory.append(f"{name:27}   {measured}")
+    print("\nstore                         anonymous MB with the first batch   at the end   of it the list of pairs")
     print("\n".join(memory))
     if arguments.store is not None:
         _print_bytes(UpdateStore.open(arguments.store))
 
 
-def _make_store(folder: Path, dims: dict[str, tuple[int, int]], num_sets: int, num_snapshots: int) -> None:
+def _make_store(
+    folder: Path, dims: dict[str, tuple[int, int]], num_sets: int, num_snapshots: int, store_dtype: str
+) -> None:
     layouts = {
         side: BlockLayout.from_shapes({f"layers.{n}.q_proj.lora_A": (2, size // 2) for n in range(num_blocks)})
         for side, (num_blocks, size) in dims.items()
     }
     store = UpdateStore.create(
         folder,
-        plan={"num_shadow_sets": num_sets},
+        plan={"num_shadow_sets": num_sets, "store_dtype": store_dtype},
         source_layout=layouts["source"],
         target_layout=layouts["target"],
     )
@@ -102,13 +109,23 @@ def _print_speed(name: str, folder: Path) -> None:
         for file in files:
             load_file(file)["tokens"].clone()  # the copy reads it: load_file maps it only
 
-    turns = [(_seconds(read_loader), _seconds(read_plainly)) for _ in range(NUM_TURNS)]
-    ratio = statistics.median(plain / ours for ours, plain in turns[1:])
-    ours, plain = (min(times) for times in zip(*turns[1:], strict=True))
+    def read_rows() -> None:
+        rows = {
+            side: [safe_open(f, framework="pt").get_slice("tokens") for f in files if f.name.startswith(side)]
+            for side in SIDES
+        }
+        pairs = torch.tensor(store.pairs)[torch.randperm(len(store.pairs))].tolist()
+        num_snapshots = {side: rows[side][0].get_shape()[0] for side in SIDES}
+        for start in range(0, len(pairs), BATCH_SIZE):
+            for side in SIDES:
+                torch.stack([rows[side][k][num_snapshots[side] + i] for k, i in pairs[start : start + BATCH_SIZE]])
+
+    turns = [tuple(map(_seconds, (read_loader, read_plainly, read_rows))) for _ in range(NUM_TURNS)][1:]
+    loader_seconds = min(ours for ours, _, _ in turns)
+    ratios = [sorted(turn[column] / turn[0] for turn in turns) for column in (1, 2)]
+    shown = [f"{ratio[0]:.2f} {statistics.median(ratio):.2f} {ratio[-1]:.2f}" for ratio in ratios]
     print(
-        f"{name:21} {num_bytes / 1e6:6.0f}   {num_bytes / ours / 1e6:11.0f}   {num_bytes / plain / 1e6:16.0f}   "
-        f"{ratio:20.2f}",
-        flush=True,
+        f"{name:27} {num_bytes / 1e6:6.0f}   {num_bytes / loader_seconds / 1e6:11.0f}   {shown[0]:>27}   {shown[1]:>17}"
     )
 
 

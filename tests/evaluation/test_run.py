@@ -25,6 +25,7 @@ from gradtx_hf.errors import (
 from gradtx_hf.evaluation import ClientScores, fine_tuning, run
 from gradtx_hf.evaluation.arguments import EvaluationArguments
 from gradtx_hf.evaluation.controls import partners, target_states
+from gradtx_hf.evaluation.examples import decode_examples
 from gradtx_hf.evaluation.fine_tuning import FineTuningJob, perform_fine_tuning
 from gradtx_hf.evaluation.run import ScoringJob, evaluate, perform_scoring
 from gradtx_hf.evaluation.scoring import ScoringSettings
@@ -93,6 +94,17 @@ def test_each_metric_says_which_way_is_better(exact: Path, texts: Path) -> None:
     assert report_of(exact)["metric"] == {"name": "exact_match", "higher_is_better": True}
     assert report_of(texts)["metric"] == {"name": "bits_per_character", "higher_is_better": False}
     assert all(score > 1 for client in report_of(texts)["clients"] for score in client["scores"].values())
+
+
+def test_scores_of_completions_are_kept_one_by_one(exact: Path, texts: Path) -> None:
+    clients = report_of(exact)["clients"]
+
+    for client in clients:
+        assert set(client["example_scores"]) == set(client["scores"])
+        for method, scores in client["example_scores"].items():
+            assert decode_examples(scores).mean() == pytest.approx(client["scores"][method])
+    assert len({client["test_set"] for client in clients}) == len({client["task"] for client in clients})
+    assert all("example_scores" not in client and "test_set" not in client for client in report_of(texts)["clients"])
 
 
 def test_the_folder_holds_the_report_and_every_adapter(exact: Path) -> None:

@@ -30,6 +30,7 @@ def test_the_score_is_the_mean_over_rows(tmp_path: Path) -> None:
     assert score_completions(completions, said) == [1.0, 0.0, 0.0]
     scored = score(model, tokenizer, said, settings=SETTINGS)
     assert scored.score == pytest.approx(1 / 3)
+    assert scored.example_scores == "100"
     assert scored.nats_per_token is not None
     assert scored.nats_per_token > 0
 
