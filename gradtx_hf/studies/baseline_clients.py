@@ -30,6 +30,8 @@ WEAK_MODEL = "weak_model"
 """The source fine-tuned on half of a client's lines, which labels the other half."""
 PUBLIC_FINETUNE = "public_finetune"
 LINES_FILE = "lines.jsonl"
+Kind = Literal["private", "first", "second", "test"]
+"""Of a client's lines: all private ones, their first or second half, or the held-out ones."""
 
 
 @dataclass(frozen=True)
@@ -163,12 +165,12 @@ class BaselineClient:
         """Seed of all its fine-tuning."""
         return 1 + self.seed
 
-    def lines(self, settings: BaselineSettings, kind: Literal["private", "first", "second", "test"]) -> Sample:
+    def lines(self, settings: BaselineSettings, kind: Kind) -> Sample:
         """Write its lines, if they are not there, and return some of them.
 
         Args:
             settings: How many there are.
-            kind: All private ones, their first or second half, or the held-out ones.
+            kind: Which.
         """
         path, private = self.home / LINES_FILE, settings.num_private_lines
         if not path.is_file():
@@ -192,26 +194,28 @@ def baseline_clients(settings: BaselineSettings, folder: Path, *, seed: int) -> 
         rules = settings.rules(seen=seen)
         chosen = [rules[(seed * number + i) % len(rules)] for i in range(number)]
         home = folder / f"seed-{seed}"
-        clients += [BaselineClient(rule, seen, seed, home / f"{rule.name}") for rule in chosen]
+        clients += [BaselineClient(rule, seen, seed, home / rule.name) for rule in chosen]
     return clients
 
 
 def fine_tuning_jobs(client: BaselineClient, settings: BaselineSettings) -> list[FineTuningJob]:
     """Return the adapters of a client's own lines that are not there yet."""
-    found = []
-    for name, kind in ((SOURCE_CLIENT, "private"), (SOURCE_BEST, "private"), (WEAK_MODEL, "first")):
-        found.append((name, SOURCE_INIT, client.lines(settings, kind)))  # type: ignore[arg-type]  # one of the kinds
-    found.append((CEILING, TARGET_INIT, client.lines(settings, "private")))
+    wanted: list[tuple[str, str, Kind]] = [
+        (SOURCE_CLIENT, SOURCE_INIT, "private"),
+        (SOURCE_BEST, SOURCE_INIT, "private"),
+        (WEAK_MODEL, SOURCE_INIT, "first"),
+        (CEILING, TARGET_INIT, "private"),
+    ]
     return [
         FineTuningJob(
             str(translator_path() / init),
-            (sample,),
+            (client.lines(settings, kind),),
             "",
             settings.recipes()[name],
             client.training_seed,
             str(client.home / name),
         )
-        for name, init, sample in found
+        for name, init, kind in wanted
         if not (client.home / name).is_dir()
     ]
 

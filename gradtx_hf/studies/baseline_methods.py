@@ -159,6 +159,8 @@ def finish_client(job: ClientJob) -> None:
                     seed=client.training_seed,
                     nats_per_token={name: method.nats_per_token for name, method in scored.items()},
                     study_seed=client.seed,
+                    example_scores={name: method.example_scores for name, method in scored.items()},
+                    test_set=f"seed {client.seed}, {client.rule.name}",
                 )
             ),
             "curves": curve,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from statistics import fmean
 from typing import Any, Literal
 
@@ -73,7 +73,7 @@ NEEDS: dict[str, MethodNeeds] = {
     TRANSLATED: MethodNeeds("adapter"),
     CEILING: MethodNeeds("private data", "ceiling"),
 }
-"""Every method of the study, in no order."""
+"""Every method of the study, in the order of tables where a report has no order of its own."""
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ class BaselinesReport:
         """
         values = [json.loads((client.home / CLIENT_FILE).read_text(encoding="utf-8")) for client in clients]
         report = Report.from_clients(
-            [ClientScores(**value["scores"]) for value in values],
+            [_in_order(ClientScores(**value["scores"])) for value in values],
             metric="exact_match",
             higher_is_better=True,
             seconds=seconds,
@@ -173,6 +173,11 @@ class BaselinesReport:
             "needs": {name: asdict(needs) for name, needs in NEEDS.items()},
             "curves": self.curves,
         }
+
+
+def _in_order(client: ClientScores) -> ClientScores:
+    """Return a client's scores in the order of ``NEEDS``, in which tables show them."""
+    return replace(client, scores={name: client.scores[name] for name in NEEDS})
 
 
 def _mean_curves(curves: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[str, dict[int, float]]:

@@ -15,7 +15,8 @@ from gradtx_hf.studies.baseline_results import NEEDS, BaselinesReport, MethodNee
 
 
 GROUPS = ("seen", "unseen")
-NOTHING = "-"
+SAME_ADAPTER = ("proxy_tuning_same", "distilled_same")
+"""Rivals that copy the small model whose adapter is translated."""
 TIE = 1e-9
 
 
@@ -65,7 +66,13 @@ def verdict(report: BaselinesReport, group: str) -> str:
         else f"**{_listed(better)} did as well as the translated adapter ({format_score(own)}) or better**, "
         f"among the {kind}"
     )
-    sentences = [f"{group_title(group, num_clients=summary.num_clients)}: {first}."]
+    of_same = {name: means[name] for name in (SOURCE_CLIENT, *SAME_ADAPTER)}
+    sentences = [
+        f"{group_title(group, num_clients=summary.num_clients)}: {first}.",
+        f"From the very adapter that is translated, others get less: {_listed(of_same)}."
+        if max(of_same.values()) < own - TIE
+        else f"**Others get as much from the very adapter that is translated: {_listed(of_same)}.**",
+    ]
     dearer = {
         name: mean
         for name, mean in means.items()

@@ -8,7 +8,7 @@ import pytest
 import torch
 from peft import PeftModel
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
 
 from gradtx_hf.baselines.cross_lora import base_weights, cross_lora, matched_modules
 from gradtx_hf.errors import ConfigurationError, LayoutError
@@ -112,6 +112,17 @@ def test_layers_are_matched_by_relative_depth() -> None:
     partners = matched_modules(source, target)
 
     assert [partners[module] for module in target] == [source[n] for n in (0, 0, 1, 1, 2)]
+
+
+def test_gpt2s_weights_are_turned_round() -> None:
+    model = GPT2LMHeadModel(GPT2Config(n_embd=8, n_layer=1, n_head=2, vocab_size=16, n_positions=8))
+    path = "transformer.h.0.attn.c_attn"
+
+    weight = base_weights(model, [path])[path]
+
+    assert weight.shape == (24, 8)
+    x = torch.randn(3, 8)
+    torch.testing.assert_close(model.get_submodule(path)(x), x @ weight.T + model.get_submodule(path).bias)
 
 
 def test_kinds_without_a_partner_and_modules_without_a_depth_are_refused() -> None:

@@ -11,8 +11,9 @@ import pytest
 from gradtx_hf.cli.main import main
 from gradtx_hf.errors import ConfigurationError, OutputExistsError
 from gradtx_hf.evaluation import ClientScores, Report
+from gradtx_hf.finetuning import load_samples
 from gradtx_hf.playground import split_rules
-from gradtx_hf.studies.baseline_clients import BaselineSettings, baseline_clients
+from gradtx_hf.studies.baseline_clients import BaselineSettings, Kind, baseline_clients
 from gradtx_hf.studies.baseline_methods import CLIENT_FILE
 from gradtx_hf.studies.baseline_results import NEEDS, BaselinesReport, DecodingCost
 from gradtx_hf.studies.baselines import run_baselines_study
@@ -95,13 +96,10 @@ def test_seeds_have_clients_of_their_own_and_three_of_them_all_of_the_reports_ru
 
 
 def test_private_halves_share_no_line_with_each_other_or_the_held_out(tmp_path: Path) -> None:
-    from gradtx_hf.finetuning import load_samples
-
     client = baseline_clients(SETTINGS, tmp_path, seed=0)[0]
-    kinds = ("private", "first", "second", "test")
+    kinds: tuple[Kind, ...] = ("private", "first", "second", "test")
     private, first, second, test = (
-        set(load_samples([client.lines(SETTINGS, kind)], seed=0)["prompt"])
-        for kind in kinds  # type: ignore[arg-type]
+        set(load_samples([client.lines(SETTINGS, kind)], seed=0)["prompt"]) for kind in kinds
     )
 
     assert first | second == private
@@ -138,10 +136,13 @@ def found(**scores: float) -> BaselinesReport:
 def test_the_verdict_names_who_wins_and_at_what_price() -> None:
     first = verdict(found(), "unseen")
     beaten = verdict(found(ridge=0.95), "unseen")
+    same = verdict(found(source_client=0.95), "unseen")
     dearer = verdict(found(proxy_tuning=0.95, w2s=0.92, source_best=0.97), "unseen")
 
     assert "0.900 exact match, is first among the methods with no private data" in first
     assert "higher price" not in first
+    assert "others get less: source client (0.000), proxy tuning, same adapter (0.000)" in first
+    assert "**Others get as much from the very adapter that is translated: source client (0.950)" in same
     assert "**ridge (0.950) did as well as the translated adapter (0.900) or better**" in beaten
     assert "proxy tuning (0.950; three models to decode with)" in dearer
     assert "(0.920; private inputs at the provider and the target fine-tuned for each client)" in dearer

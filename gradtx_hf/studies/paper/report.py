@@ -134,8 +134,8 @@ def render_paper_markdown(report: PaperReport, *, command: str = "", has_plot: b
         study.question,
         "![The table as a picture](report.png)" if has_plot else "",
         markdown_table(head, [_row(row, papers, methods) for row in report.cells]),
-        "Scores in percent of each task's own score, with 95 % bootstrap intervals over tasks and examples; PGR and gain "
-        "recovered of their means. The columns of the paper are its numbers, the others ours.",
+        "Scores in percent of each task's own score, with 95 % bootstrap intervals over tasks and examples; PGR and "
+        "gain recovered of their means. The columns of the paper are its numbers, the others ours.",
         study.note,
         markdown_table(["cell", "curation", "training", "clients and ceilings", "scoring"], _seconds(report)),
         "Seconds on the machine that it ran on; cells of the same shadow sets share their curation.",
