@@ -59,7 +59,7 @@ def tiny_shift() -> ShiftStudySettings:
         num_pairs=2,
         unseen_quarters=(0, 2),
         letter_ratios=(0.85,),
-        num_private_lines=24,
+        num_private_lines=60,
         num_parts=1,
         num_test_lines=2,
         num_ceiling_steps=2,
