@@ -81,6 +81,7 @@ def _as_text(described: dict[str, Any]) -> str:
     for key in ("shadow_sets", "pairs", "different_snapshots", "bytes"):
         if described[key] is not None:
             lines.append(f"{key.replace('_', ' ')}: {described[key]:,}")
+    lines.append(f"stored as: {described['dtype']}")
     if described["corpora"]:
         lines.append(f"corpora: {len(described['corpora'])}")
     for side in SIDES:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from gradtx_hf.curation.share import Share
 from gradtx_hf.errors import ConfigurationError
 from gradtx_hf.finetuning import DataSource, FineTuningRecipe
+from gradtx_hf.updates.plan import STORE_DTYPES
 
 
 AUTO = "auto"
@@ -78,6 +79,12 @@ class CurationArguments:
         metadata={"help": "Update pairs per shadow set: the last so many optimizer steps."}, default=200
     )
     """Update pairs per shadow set: the last so many optimizer steps ("the last 200 steps", paper Sec. 4.1)."""
+    store_dtype: Literal["float32", "bfloat16"] = field(
+        metadata={"help": "What the store keeps numbers as: float32, or bfloat16, which takes half the room."},
+        default="float32",
+    )
+    """What the store keeps numbers as: ``float32``, or ``bfloat16``, which takes half the room and rounds each to eight
+    significant bits (ours). They are read as float32 either way."""
     rank: int = field(metadata={"help": "LoRA rank on both sides."}, default=2)
     """LoRA rank on both sides (paper: 2)."""
     alpha: int = field(metadata={"help": "LoRA alpha on both sides."}, default=32)
@@ -164,6 +171,10 @@ class CurationArguments:
         if self.num_target_runs is not None and self.num_target_runs < 0:
             raise ConfigurationError(
                 f"got num_target_runs={self.num_target_runs}, expected 0 or more, or null for all shadow sets."
+            )
+        if self.store_dtype not in STORE_DTYPES:
+            raise ConfigurationError(
+                f"got store_dtype={self.store_dtype!r}, expected one of {', '.join(STORE_DTYPES)}."
             )
         if not 0 <= self.dropout < 1:
             raise ConfigurationError(f"got dropout={self.dropout}, expected a share in [0, 1).")

@@ -45,6 +45,7 @@ from gradtx_hf.finetuning.pool import run_jobs
 from gradtx_hf.finetuning.public_data import describe_corpus
 from gradtx_hf.hub import pin_revision
 from gradtx_hf.playground import local_name
+from gradtx_hf.updates.plan import DTYPE_KEY
 from gradtx_hf.updates.store import PLAN_FILE, SIDES, Side, UpdateStore
 
 
@@ -195,6 +196,8 @@ def _plan(
         "num_snapshots": arguments.num_snapshots,
         "seed": arguments.seed,
         "token_kinds": arguments.token_kinds,
+        # named only where it is not float32: plans of before go on
+        **({} if arguments.store_dtype == "float32" else {DTYPE_KEY: arguments.store_dtype}),
         **{side: settings[side].to_plan() for side in SIDES},
         "corpora": [describe_corpus(label, source, examples[label]) for label, source in arguments.sources.items()],
         "shadow_sets": shadow_sets,

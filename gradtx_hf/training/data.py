@@ -10,6 +10,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -37,7 +38,7 @@ class PairDataset(Dataset[dict[str, Tensor]]):
 
     def __init__(self, store: PairStore, pairs: Sequence[Pair]) -> None:
         self._store = store
-        self._pairs = torch.tensor(list(pairs), dtype=torch.long).reshape(-1, 2)  # 16 bytes a pair, no Python objects
+        self._pairs = np.array(list(pairs), dtype=np.int64).reshape(-1, 2)  # 16 bytes a pair, no Python objects
         # A damaged shard is refused before training. And the handles of the maps, which stay, lie together: opened
         # one by one between batches they would keep the memory of freed batches from being used again.
         for shadow_set in sorted({shadow_set for shadow_set, _ in pairs}):
@@ -57,7 +58,7 @@ class PairDataset(Dataset[dict[str, Tensor]]):
 
     def __getitems__(self, indices: Sequence[int]) -> dict[str, Tensor]:
         """Return a batch at once, as ``collate_pairs`` does; a torch data loader asks for it where it is there."""
-        pairs = self._pairs[torch.as_tensor(indices)].tolist()
+        pairs = self._pairs[indices].tolist()
         return {
             "source_blocks": self._store.snapshots("source", pairs),
             "target_blocks": self._store.snapshots("target", pairs),

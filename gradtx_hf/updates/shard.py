@@ -1,7 +1,7 @@
 """One shard of an update store: the snapshots of one run as a safetensors file, the same bytes whenever written.
 
-Its one tensor ``tokens`` is ``[W, N, D]`` float32 or bfloat16, oldest first. What is known of the run stands as one JSON text in
-the header, because safetensors writes several entries in a random order.
+Its one tensor ``tokens`` is ``[W, N, D]`` float32 or bfloat16, oldest first. What is known of the run stands as one
+JSON text in the header, because safetensors writes several entries in a random order.
 
 Axes: W snapshots, N blocks, D the size of the largest block. Source: ours.
 """

@@ -20,7 +20,6 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from torch import Tensor
 
 from gradtx_hf.errors import LayoutError, MissingFileError, OutputExistsError, StoreError

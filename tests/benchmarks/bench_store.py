@@ -1,6 +1,6 @@
 """How fast an update store is read, what memory that takes, and what its bytes would shrink to.
 
-1. Reading: a shuffled data loader over all pairs, in turns with plain safetensors that reads the same bytes in two ways:
+1. Reading: a shuffled data loader over all pairs, in turns with plain safetensors that reads the same bytes twice:
    whole files one after the other, the easiest order there is, and row by row in a shuffled order, as the loader must.
    Seconds are the process's own (one thread, files in the page cache); ratios are smallest, median and largest.
 2. Memory: anonymous resident memory of a fresh process that reads every pair of stores of growing size.
@@ -124,9 +124,8 @@ def _print_speed(name: str, folder: Path) -> None:
     loader_seconds = min(ours for ours, _, _ in turns)
     ratios = [sorted(turn[column] / turn[0] for turn in turns) for column in (1, 2)]
     shown = [f"{ratio[0]:.2f} {statistics.median(ratio):.2f} {ratio[-1]:.2f}" for ratio in ratios]
-    print(
-        f"{name:27} {num_bytes / 1e6:6.0f}   {num_bytes / loader_seconds / 1e6:11.0f}   {shown[0]:>27}   {shown[1]:>17}"
-    )
+    speed = num_bytes / loader_seconds / 1e6
+    print(f"{name:27} {num_bytes / 1e6:6.0f}   {speed:11.0f}   {shown[0]:>21}   {shown[1]:>16}", flush=True)
 
 
 def _seconds(run: Callable[[], None]) -> float:

@@ -99,6 +99,7 @@ def test_stat_is_for_reading_too(gradtx: Run, store: Path) -> None:
     assert lines[:2] == [f"store: {store} (not complete)", "shadow sets: 3"]
     assert lines[-1].startswith("target: ")
     assert "2 of 3 runs" in lines[-1]
+    assert "stored as: float32" in lines
 
 
 @pytest.mark.parametrize(

@@ -183,6 +183,28 @@ def test_few_target_runs_leave_everything_else_as_it_is(
         curate(replace(arguments, output_dir=str(store.folder)))
 
 
+def test_a_store_in_bfloat16_holds_the_same_updates_rounded(
+    arguments: CurationArguments, complete: Path, tmp_path: Path
+) -> None:
+    in_bfloat16 = replace(arguments, store_dtype="bfloat16", output_dir=str(tmp_path / "store"))
+    store = curate(in_bfloat16)
+
+    full = UpdateStore.open(complete)
+    assert "store_dtype" not in full.plan
+    assert store.plan == full.plan | {"store_dtype": "bfloat16"}
+    for side in SIDES:
+        for k in range(3):
+            assert torch.equal(store.read(side, k), full.read(side, k).bfloat16().float())
+            sizes = [path.shard_path(side, k).stat().st_size for path in (store, full)]
+            assert sizes[1] - sizes[0] == 2 * full.read(side, k).numel()
+    before = contents(store.folder)
+    assert contents(curate(in_bfloat16).folder) == before
+    with pytest.raises(StoreError, match=r'store_dtype is null, the store has "bfloat16"'):
+        curate(replace(in_bfloat16, store_dtype="float32"))
+    with pytest.raises(ConfigurationError, match="got store_dtype='half', expected one of float32, bfloat16"):
+        replace(arguments, store_dtype="half")  # type: ignore[arg-type]
+
+
 def test_no_target_run_gives_source_updates_and_both_initial_adapters(
     arguments: CurationArguments, complete: Path, tmp_path: Path
 ) -> None:

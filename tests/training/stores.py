@@ -18,11 +18,12 @@ def write_linear_store(
     num_snapshots: int = 2,
     width: int = 4,
     target_sets: Sequence[int] | None = None,
+    store_dtype: str | None = None,
 ) -> UpdateStore:
     """Write random source updates, and the targets that one fixed linear map makes of them.
 
     Each shadow set is a point in three dimensions; its snapshots lie close to it, as those of a real run do. Only
-    ``target_sets`` have a target run; None: all.
+    ``target_sets`` have a target run; None: all. ``store_dtype``: what the plan says of it; None: nothing.
     """
     generator = torch.Generator().manual_seed(0)
     layouts = {"source": make_layout(3, width), "target": make_layout(4, width + 1)}
@@ -31,7 +32,8 @@ def write_linear_store(
     codes = codes + 0.05 * torch.randn(num_shadow_sets, num_snapshots, 3, generator=generator)
     store = UpdateStore.create(
         folder,
-        plan={"num_shadow_sets": num_shadow_sets, "target_shadow_sets": list(with_target)},
+        plan={"num_shadow_sets": num_shadow_sets, "target_shadow_sets": list(with_target)}
+        | ({} if store_dtype is None else {"store_dtype": store_dtype}),
         source_layout=layouts["source"],
         target_layout=layouts["target"],
     )

@@ -53,11 +53,13 @@ def test_a_share_of_zero_or_a_single_shadow_set_leaves_nothing_to_validate_on(tm
     assert split_by_shadow_set(single.pairs, validation_share=0.05, seed=0).validation == ()
 
 
-def test_batches_hold_the_updates_of_their_pairs(tmp_path: Path) -> None:
-    store = write_linear_store(tmp_path / "store", num_shadow_sets=3)
+@pytest.mark.parametrize("store_dtype", ["float32", "bfloat16"])
+def test_batches_hold_the_updates_of_their_pairs(store_dtype: str, tmp_path: Path) -> None:
+    store = write_linear_store(tmp_path / "store", num_shadow_sets=3, store_dtype=store_dtype)
 
     (batch,) = DataLoader(PairDataset(store, store.pairs), batch_size=99, collate_fn=collate_pairs)
 
+    assert batch["source_blocks"].dtype == batch["target_blocks"].dtype == torch.float32
     for row, (shadow_set, snapshot) in enumerate(store.pairs):
         assert torch.equal(batch["source_blocks"][row], store.snapshot("source", shadow_set, snapshot))
         assert torch.equal(batch["target_blocks"][row], store.snapshot("target", shadow_set, snapshot))

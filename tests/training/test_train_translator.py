@@ -42,8 +42,9 @@ def make_arguments(folder: Path, **options: object) -> GradTransformerTrainingAr
     return GradTransformerTrainingArguments(**{**defaults, **options})  # type: ignore[arg-type]
 
 
-def test_a_small_translator_learns_a_linear_map(tmp_path: Path) -> None:
-    store = write_linear_store(tmp_path / "store", num_shadow_sets=60)
+@pytest.mark.parametrize("store_dtype", [pytest.param("float32", marks=pytest.mark.slow), "bfloat16"])
+def test_a_small_translator_learns_a_linear_map(store_dtype: str, tmp_path: Path) -> None:
+    store = write_linear_store(tmp_path / "store", num_shadow_sets=60, store_dtype=store_dtype)
     arguments = make_arguments(
         tmp_path / "out",
         max_steps=250,

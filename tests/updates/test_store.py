@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import multiprocessing
+import shutil
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from gradtx_hf.errors import LayoutError, MissingFileError, OutputExistsError, StoreError
@@ -55,6 +58,82 @@ def test_opened_store_gives_back_what_was_written(tmp_path: Path) -> None:
             assert torch.equal(store.snapshot(side, shadow_set, -2), run_of(side, shadow_set)[2])
     assert store.info("source", 1) == {"final_loss": 1.1, "converged": True, "layout": SOURCE.fingerprint}
     store.verify()
+
+
+def test_bfloat16_shards_are_half_as_large_and_read_as_float32(tmp_path: Path) -> None:
+    store = create(tmp_path, store_dtype="bfloat16")
+    runs = {(side, k): 10.0**k * run_of(side, k) for side in SIDES for k in range(2)}
+    for (side, k), run in runs.items():
+        store.write(side, k, run, {})
+    store.finish()
+
+    store = UpdateStore.open(tmp_path)
+
+    assert store.dtype == torch.bfloat16
+    for (side, k), run in runs.items():
+        read = store.read(side, k)
+        assert read.dtype == store.snapshot(side, k, -1).dtype == torch.float32
+        assert float(((read - run) / run).abs().max()) <= 2**-8  # bfloat16 has eight significant bits
+        assert torch.equal(read, run.bfloat16().float())
+        assert torch.equal(store.snapshot(side, k, -2), read[-2])
+        pairs = [(k, -1), (k, -3), (k, -1)]
+        assert torch.equal(store.snapshots(side, pairs), read[[-1, -3, -1]])
+        assert load_file(store.shard_path(side, k))["tokens"].dtype == torch.bfloat16
+        assert store.has(side, k)
+    store.verify()
+    path = store.shard_path("target", 1)
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    assert not UpdateStore.resume(tmp_path).has("target", 1)
+    with pytest.raises(StoreError, match=r"target-00001\.safetensors' is damaged"):
+        store.verify()
+
+
+def test_snapshots_that_rounding_makes_equal_are_given_once(tmp_path: Path) -> None:
+    store = create(tmp_path, num_shadow_sets=1, store_dtype="bfloat16")
+    for side in SIDES:
+        run = run_of(side, 0)
+        run[1] = run[0] * (1 + 2**-20)
+        store.write(side, 0, run.bfloat16().float() * (1 + 2**-20), {})
+    store.finish()
+
+    assert len(store.pairs) == 3
+
+
+def test_float32_stores_have_the_bytes_they_always_had(tmp_path: Path) -> None:
+    layout = BlockLayout.from_shapes({"layers.0.q_proj.lora_A": (2, 4)})
+    store = UpdateStore.create(tmp_path, plan={"num_shadow_sets": 1}, source_layout=layout, target_layout=layout)
+    for side in SIDES:
+        store.write(side, 0, torch.arange(24.0).view(3, 1, 8) / 7, {"final_loss": 0.5})
+    store.finish()
+
+    digest = hashlib.sha256((tmp_path / "manifest.json").read_bytes()).hexdigest()  # it names all others' digests
+    assert digest == "1a33053d2faf5a6d423cf32d4a843be26c4793ea4988a9c69ace131465dd3a3d"
+
+
+@pytest.mark.parametrize("named", ["float16", "F32", None, 2, ["bfloat16"]])
+def test_another_number_format_is_refused(named: object, tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match=r"got store_dtype=.*expected one of float32, bfloat16"):
+        create(tmp_path, store_dtype=named)
+    filled(tmp_path / "store")
+    values = json.loads((tmp_path / "store" / "plan.json").read_text())
+    values["plan"]["store_dtype"] = named
+    (tmp_path / "store" / "plan.json").write_text(json.dumps(values))
+    with pytest.raises(StoreError, match=r"got store_dtype=.*expected one of float32, bfloat16"):
+        UpdateStore.open(tmp_path / "store")
+
+
+def test_a_shard_of_another_number_format_than_the_plans_is_refused(tmp_path: Path) -> None:
+    filled(tmp_path / "float32")
+    store = create(tmp_path / "bfloat16", store_dtype="bfloat16")
+    shutil.copyfile(UpdateStore.open(tmp_path / "float32").shard_path("source", 0), store.shard_path("source", 0))
+
+    with pytest.raises(StoreError, match=r"source-00000\.safetensors' holds tokens of another .* number format"):
+        store.read("source", 0)
+
+
+def test_numbers_that_bfloat16_cannot_hold_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="diverged"):
+        create(tmp_path, store_dtype="bfloat16").write("source", 0, torch.full((1, 2, 8), 3.4e38), {})
 
 
 def test_two_stores_of_one_content_have_the_same_bytes(tmp_path: Path) -> None:

@@ -79,6 +79,7 @@ def _values(description: Mapping[str, Any], destination: Destination, *, license
         "pull_command": f"gradtx store pull {repo_id}{f'@{branch}' if branch else ''} --output-dir store\n"
         "gradtx train --store store --output-dir translator",
         "layout": _layout_table(description),
+        "rounding": f"rounded to {description['dtype']}, " if description["dtype"] != "float32" else "",
         "corpora": _corpora(description["corpora"]),
         "license_note": "none was given." if license_id is None else f"the provider gives it as {code(license_id)}.",
         "versions": versions_text(installed_versions(PACKAGES)),

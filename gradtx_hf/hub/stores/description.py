@@ -36,6 +36,7 @@ def describe_store(store: UpdateStore) -> dict[str, Any]:
         "shadow_sets": store.num_shadow_sets,
         "pairs": len(store.pairs) if is_complete else None,
         "different_snapshots": len(store.source_snapshots) if is_complete else None,
+        "dtype": str(store.dtype).removeprefix("torch."),
         "bytes": sum(path.stat().st_size for side in SIDES for path in present[side]),
         "corpora": [corpus["label"] for corpus in store.plan.get("corpora", [])],
         **{

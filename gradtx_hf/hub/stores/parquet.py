@@ -5,6 +5,7 @@ header of each run's shard; header and tokens are all of a shard, so nothing is 
 
 Columns: ``shadow_set``, ``side``, ``snapshot`` (-1 is a run's last, so that equal numbers stand side by side),
 ``label`` (the corpora of the shadow set), ``num_blocks`` N, ``block_dim`` D, ``tokens`` ``[N * D]`` float32, row-major.
+What a store keeps as bfloat16 is float32 here, too: its lower bytes are all zero, and compress to nothing.
 
 Source: ours.
 """
@@ -21,6 +22,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa  # type: ignore[import-untyped]  # it has no stubs
 import pyarrow.parquet as pq  # type: ignore[import-untyped]  # the same
+import torch
 
 from gradtx_hf.errors import StoreError
 from gradtx_hf.updates.shard import HEADER_SIZE_BYTES, read_header
@@ -96,19 +98,20 @@ def write_run_file(store: UpdateStore, run_file: RunFile, path: Path) -> None:
             writer.write_table(table, row_group_size=max(1, MAX_GROUP_BYTES // (4 * width)))
 
 
-def read_shards(path: Path, *, widths: Mapping[Side, int]) -> Iterator[tuple[str, bytes]]:
+def read_shards(path: Path, *, widths: Mapping[Side, int], dtype: torch.dtype) -> Iterator[tuple[str, bytes]]:
     """Return the name and content of every shard in a file, one after the other.
 
     Args:
         path: The Parquet file.
         widths: N * D by side.
+        dtype: What the shards keep numbers as.
 
     Raises:
         StoreError: If the file is damaged, or its rows are not what its metadata say.
     """
     try:
         with pq.ParquetFile(path) as file:
-            rows = _Rows(file)
+            rows = _Rows(file, dtype)
             for name, header, num_snapshots in json.loads(file.schema_arrow.metadata[SHARDS_KEY]):
                 side: Side = "source" if name.startswith("source") else "target"
                 content = header.encode()
@@ -123,8 +126,9 @@ def read_shards(path: Path, *, widths: Mapping[Side, int]) -> Iterator[tuple[str
 class _Rows:
     """The tokens of a file, row group by row group."""
 
-    def __init__(self, file: pq.ParquetFile) -> None:
+    def __init__(self, file: pq.ParquetFile, dtype: torch.dtype) -> None:
         self._file = file
+        self._dtype = dtype
         self._next_group = 0
 
     def take(self, num_rows: int, *, width: int) -> bytes:
@@ -139,7 +143,10 @@ class _Rows:
             column = self._file.read_row_group(self._next_group, columns=["tokens"]).column("tokens").combine_chunks()
             if column.type.list_size != width or len(column) != count:
                 raise ValueError("tokens of another layout")
-            parts.append(column.flatten().to_numpy().astype("<f4", copy=False).tobytes())
+            numbers = column.flatten().to_numpy().astype("<f4", copy=False)
+            if self._dtype == torch.bfloat16:
+                numbers = numbers.view("<u2")[1::2]  # the upper halves; the lower ones are zero
+            parts.append(numbers.tobytes())
             missing -= count
             self._next_group += 1
         return b"".join(parts)

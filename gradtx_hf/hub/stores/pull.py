@@ -124,7 +124,7 @@ def _write_shards(store: UpdateStore, fetched: Path, digests: dict[str, str]) ->
     lacking = {path.name for path in find_damage({path: digests[name] for name, path in paths.items()})}
     widths = {side: store.layout(side).num_blocks * store.layout(side).block_dim for side in SIDES}
     for file in sorted((fetched / DATA_FOLDER).glob("*.parquet")) if lacking else []:
-        for name, content in read_shards(file, widths=widths):
+        for name, content in read_shards(file, widths=widths, dtype=store.dtype):
             if name not in lacking:
                 continue
             if hashlib.sha256(content).hexdigest() != digests[name]:

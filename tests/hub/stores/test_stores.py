@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq  # type: ignore[import-untyped]  # it has no stubs
 import pytest
+import torch
 import yaml
 from datasets import load_dataset
 from huggingface_hub import HfApi, constants
@@ -55,6 +56,24 @@ def test_a_store_comes_back_byte_for_byte(store: UpdateStore, repo: str, hub: Hu
 
     assert contents(pulled.folder) == contents(store.folder)
     pulled.verify()
+
+
+def test_a_store_in_bfloat16_comes_back_byte_for_byte(repo: str, hub: HubServer, tmp_path: Path) -> None:
+    made = write_linear_store(tmp_path / "store", num_shadow_sets=2, num_snapshots=3, store_dtype="bfloat16")
+    for name in ("source_init", "target_init"):
+        save_tiny_adapter(tmp_path / "store" / name)
+    push(made, repo)
+
+    pulled = pull_store(repo, tmp_path / "pulled", token=ALICE)
+
+    assert contents(pulled.folder) == contents(made.folder)
+    pulled.verify()
+    assert pulled.dtype == torch.bfloat16
+    rows = load_dataset(repo, "target", split="train", token=ALICE, cache_dir=str(tmp_path / "cache"))
+    tokens = torch.tensor(rows["tokens"][:]).view(2, 3, *made.read("target", 0).shape[1:])
+    assert torch.equal(tokens, torch.stack([made.read("target", k) for k in range(2)]))
+    card = HfApi(token=ALICE).hf_hub_download(repo, "README.md", repo_type="dataset", cache_dir=tmp_path / "hub")
+    assert "float32, rounded to bfloat16, row-major" in Path(card).read_text()
 
 
 def test_a_push_is_one_commit_and_a_second_one_none(store: UpdateStore, repo: str, hub: HubServer) -> None:
@@ -264,7 +283,7 @@ def test_a_damaged_parquet_file_is_one_clear_line(cut: int, store: UpdateStore, 
     (tmp_path / "x.parquet").write_bytes((tmp_path / "x.parquet").read_bytes()[:cut])
 
     with pytest.raises(StoreError, match=r"'x\.parquet' is damaged"):
-        list(parquet.read_shards(tmp_path / "x.parquet", widths={"source": 12, "target": 20}))
+        list(parquet.read_shards(tmp_path / "x.parquet", widths={"source": 12, "target": 20}, dtype=store.dtype))
 
 
 def test_a_parquet_file_with_fewer_rows_than_it_says_is_one_clear_line(store: UpdateStore, tmp_path: Path) -> None:
@@ -274,7 +293,7 @@ def test_a_parquet_file_with_fewer_rows_than_it_says_is_one_clear_line(store: Up
     pq.write_table(table.slice(0, 3), tmp_path / "x.parquet")  # the first run alone, with the metadata of all
 
     with pytest.raises(StoreError, match=r"'x\.parquet' is damaged"):
-        list(parquet.read_shards(tmp_path / "x.parquet", widths={"source": 12, "target": 20}))
+        list(parquet.read_shards(tmp_path / "x.parquet", widths={"source": 12, "target": 20}, dtype=store.dtype))
 
 
 def test_a_row_group_larger_than_any_that_is_pushed_is_not_unpacked(
@@ -284,7 +303,7 @@ def test_a_row_group_larger_than_any_that_is_pushed_is_not_unpacked(
     monkeypatch.setattr(parquet, "MAX_GROUP_BYTES", 2 * 4 * 12)  # two rows; the file has three in a group
 
     with pytest.raises(StoreError, match=r"'x\.parquet' is damaged"):
-        list(parquet.read_shards(tmp_path / "x.parquet", widths={"source": 12, "target": 20}))
+        list(parquet.read_shards(tmp_path / "x.parquet", widths={"source": 12, "target": 20}, dtype=store.dtype))
 
 
 def test_files_are_filled_up_to_the_limit_and_runs_are_never_split(store: UpdateStore) -> None:
@@ -306,7 +325,7 @@ def test_a_run_longer_than_a_row_group_comes_back(
     parquet.write_run_file(store, run_file, tmp_path / "x.parquet")
 
     width = store.source_layout.num_blocks * store.source_layout.block_dim
-    for name, content in parquet.read_shards(tmp_path / "x.parquet", widths={"source": width}):
+    for name, content in parquet.read_shards(tmp_path / "x.parquet", widths={"source": width}, dtype=store.dtype):
         assert content == (store.folder / "shards" / name).read_bytes()
 
 
@@ -317,6 +336,7 @@ def test_a_store_is_described_whether_complete_or_not(store: UpdateStore) -> Non
     partial = describe_store(UpdateStore.resume(store.folder))
 
     assert (whole["complete"], whole["pairs"], whole["different_snapshots"]) == (True, 9, 15)
+    assert whole["dtype"] == "float32"
     assert (whole["source"]["runs"], whole["target"]["runs"], whole["target"]["snapshots"]) == (5, 3, 9)
     assert (partial["complete"], partial["pairs"]) == (False, None)
     assert (partial["target"]["runs"], partial["target"]["planned_runs"]) == (2, 3)
