@@ -88,7 +88,8 @@ def _draw_panel(
         colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
         shift = 0.06 * (number - (len(series) - 1) / 2)  # so that intervals of several lines stay apart
         _draw_line(axes, points, name, colour=colour, marker=marker, style="solid", shift=shift)
-    last = [cell for cell in cells if cell.cell.series == series[-1]]
+    run = [name for name in series if any(cell.summary for cell in cells if cell.cell.series == name)]
+    last = [cell for cell in cells if cell.cell.series == (run or series)[-1]]
     for name in report.study.methods_on_axis:
         colour, style = STYLES[name]
         _draw_line(
