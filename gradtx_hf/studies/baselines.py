@@ -13,12 +13,12 @@ from pathlib import Path
 import torch
 
 from gradtx_hf.curation import curate
-from gradtx_hf.errors import ConfigurationError, GradTxError, MissingExtraError, OutputExistsError
+from gradtx_hf.errors import ConfigurationError, GradTxError, MissingExtraError
 from gradtx_hf.evaluation.fine_tuning import FineTuningJob, perform_fine_tuning
 from gradtx_hf.evaluation.seconds import read_seconds, timed
 from gradtx_hf.hub.markdown import markdown_table
 from gradtx_hf.lora import load_adapter
-from gradtx_hf.output import require_new_folder, write_bytes, write_json, write_text
+from gradtx_hf.output import write_bytes, write_json, write_text
 from gradtx_hf.playground import translator_path
 from gradtx_hf.studies.baseline_clients import (
     PUBLIC_FINETUNE,
@@ -31,6 +31,7 @@ from gradtx_hf.studies.baseline_clients import (
 from gradtx_hf.studies.baseline_methods import CLIENT_FILE, ClientJob, finish_client, make_adapters
 from gradtx_hf.studies.baseline_results import BaselinesReport, DecodingCost, measure_decoding
 from gradtx_hf.studies.baselines_markdown import render_baselines
+from gradtx_hf.studies.claim import claim_folder
 from gradtx_hf.studies.embedded_translator import SEED as TRANSLATOR_SEED
 from gradtx_hf.studies.stages import Task, perform
 from gradtx_hf.studies.world import Place, curation_arguments
@@ -45,7 +46,6 @@ TITLE = "The translator beside every method that could do its job"
 QUESTION = (
     "Which way of bringing a client's fine-tuning to the large model scores best, and what does each of them need?"
 )
-STUDY_FILE = "study.json"
 DECODING_FILE = "decoding.json"
 
 
@@ -75,7 +75,7 @@ def run_baselines_study(
         if value < 1:
             raise ConfigurationError(f"got {name}={value}, expected at least 1.")
     settings = settings or BaselineSettings()
-    folder = _claim(Path(output_dir).absolute(), settings)
+    folder = claim_folder(Path(output_dir).absolute(), {"study": NAME, "settings": settings_as_json(settings)})
     clients = [client for seed in range(num_seeds) for client in baseline_clients(settings, folder, seed=seed)]
     missing = [client for client in clients if not (client.home / CLIENT_FILE).is_file()]
     store = _curated(settings, folder, num_workers=num_workers)
@@ -124,18 +124,6 @@ def render_baselines_plan(*, num_seeds: int) -> str:
         f"one {PUBLIC_FINETUNE} for all. Nothing was run or written.",
     ]
     return "\n\n".join(sections)
-
-
-def _claim(folder: Path, settings: BaselineSettings) -> Path:
-    path = folder / STUDY_FILE
-    values = {"study": NAME, "settings": settings_as_json(settings)}
-    if path.is_file():
-        if json.loads(path.read_text(encoding="utf-8")) != values:
-            raise OutputExistsError(f"'{folder}' holds another study, or one of other settings. Name a new folder.")
-        return folder
-    require_new_folder(folder).mkdir(parents=True, exist_ok=True)
-    write_json(path, values)
-    return folder
 
 
 def _curated(settings: BaselineSettings, folder: Path, *, num_workers: int) -> Path:

@@ -17,6 +17,7 @@ from gradtx_hf.errors import ConfigurationError, GradTxError, OutputExistsError
 from gradtx_hf.evaluation.seconds import timed
 from gradtx_hf.output import require_new_folder, write_json
 from gradtx_hf.studies.cells import Cell, Study, World
+from gradtx_hf.studies.claim import STUDY_FILE
 from gradtx_hf.studies.client_lines import client_values
 from gradtx_hf.studies.client_runs import ClientRun, missing_client_runs, perform_client_run
 from gradtx_hf.studies.client_sets import ClientSet
@@ -39,8 +40,6 @@ from gradtx_hf.updates.store import MANIFEST_FILE
 
 
 logger = logging.getLogger(__name__)
-
-STUDY_FILE = "study.json"
 
 
 @dataclass(frozen=True)

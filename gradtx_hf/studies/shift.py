@@ -7,18 +7,18 @@ translator measures itself. Source: ours; the question is that of the paper's Th
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from gradtx_hf.errors import ConfigurationError, GradTxError, MissingExtraError, OutputExistsError
+from gradtx_hf.errors import ConfigurationError, GradTxError, MissingExtraError
 from gradtx_hf.evaluation import Report
 from gradtx_hf.evaluation.fine_tuning import perform_fine_tuning
 from gradtx_hf.evaluation.seconds import read_seconds, timed
 from gradtx_hf.hub.markdown import markdown_table
-from gradtx_hf.output import require_new_folder, write_bytes, write_json, write_text
+from gradtx_hf.output import write_bytes, write_json, write_text
+from gradtx_hf.studies.claim import claim_folder
 from gradtx_hf.studies.shift_clients import (
     CLIENT_FILE,
     ClientMeasurement,
@@ -39,7 +39,6 @@ logger = logging.getLogger(__name__)
 NAME = "shift"
 TITLE = "The shift of a client's texts, and the gain that is recovered"
 QUESTION = "Does the shift between public and private texts foretell how much of the gain a translator recovers?"
-STUDY_FILE = "study.json"
 
 
 def run_shift_study(
@@ -68,7 +67,7 @@ def run_shift_study(
         if value < 1:
             raise ConfigurationError(f"got {name}={value}, expected at least 1.")
     settings = settings or ShiftStudySettings()
-    folder = _claim(Path(output_dir).absolute(), settings)
+    folder = claim_folder(Path(output_dir).absolute(), {"study": NAME, "settings": asdict(settings)})
     clients = [client for seed in range(num_seeds) for client in shifted_clients(settings, folder, seed=seed)]
     missing = [client for client in clients if not (client.home / CLIENT_FILE).is_file()]
     jobs = [job for client in missing for job in fine_tuning_jobs(client, settings)]
@@ -122,18 +121,6 @@ def _require_success(failures: dict[str, str]) -> None:
     if failures:
         first, why = next(iter(failures.items()))
         raise GradTxError(f"{len(failures)} jobs failed, the first is '{first}': {why} The same command goes on.")
-
-
-def _claim(folder: Path, settings: ShiftStudySettings) -> Path:
-    path = folder / STUDY_FILE
-    values = json.loads(json.dumps({"study": NAME, "settings": asdict(settings)}))
-    if path.is_file():
-        if json.loads(path.read_text(encoding="utf-8")) != values:
-            raise OutputExistsError(f"'{folder}' holds another study, or one of other settings. Name a new folder.")
-        return folder
-    require_new_folder(folder).mkdir(parents=True, exist_ok=True)
-    write_json(path, values)
-    return folder
 
 
 def _save(report: ShiftStudyReport, folder: Path) -> None:

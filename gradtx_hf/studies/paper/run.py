@@ -19,11 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from gradtx_hf.curation import CurationArguments, curate
-from gradtx_hf.errors import ConfigurationError, GradTxError, OutputExistsError
+from gradtx_hf.errors import ConfigurationError, GradTxError
 from gradtx_hf.evaluation.arguments import EvaluationArguments
 from gradtx_hf.evaluation.run import evaluate
 from gradtx_hf.evaluation.seconds import timed
-from gradtx_hf.output import require_new_folder, write_json
+from gradtx_hf.output import write_json
+from gradtx_hf.studies.claim import claim_folder
 from gradtx_hf.studies.paper.definition import PaperCell, PaperStudy
 from gradtx_hf.studies.paper.report import STAGES_FILE, PaperReport, cell_folder, save_paper_report, seconds_folder
 from gradtx_hf.studies.paper.tiny import tiny_cell
@@ -33,7 +34,6 @@ from gradtx_hf.training.run import TranslatorArguments, train
 
 logger = logging.getLogger(__name__)
 
-STUDY_FILE = "study.json"
 KEY_CHARACTERS = 12
 
 
@@ -69,7 +69,7 @@ def run_paper_study(
         raise ConfigurationError(f"got {num_seeds} seeds and {num_processes} processes, expected at least 1 of each.")
     chosen = [study.cell(name) for name in cells] if cells else list(study.cells)
     folder = Path(output_dir)
-    _claim(folder, study, is_dry_run=is_dry_run)
+    claim_folder(folder, {"study": asdict(study), "is_dry_run": is_dry_run})
     failures: dict[str, str] = {}
     for seed in range(num_seeds):
         for cell in chosen:
@@ -133,14 +133,3 @@ def _seeded(client: Mapping[str, Any], seed: int) -> dict[str, Any]:
 def _key(values: Any) -> str:  # noqa: ANN401 - any JSON value
     text = json.dumps(values, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:KEY_CHARACTERS]
-
-
-def _claim(folder: Path, study: PaperStudy, *, is_dry_run: bool) -> None:
-    path = folder / STUDY_FILE
-    values = json.loads(json.dumps({"study": asdict(study), "is_dry_run": is_dry_run}))
-    if path.is_file():
-        if json.loads(path.read_text(encoding="utf-8")) != values:
-            raise OutputExistsError(f"'{folder}' holds another study, or another form of it. Name a new folder.")
-        return
-    require_new_folder(folder).mkdir(parents=True, exist_ok=True)
-    write_json(path, values)

@@ -63,7 +63,7 @@ def test_what_is_done_is_not_done_again(folder: Path, monkeypatch: pytest.Monkey
 def test_another_study_is_not_mixed_in(folder: Path) -> None:
     with pytest.raises(OutputExistsError, match="holds another study"):
         run_paper_study(study("table_6"), folder, is_dry_run=True)
-    with pytest.raises(OutputExistsError, match="or another form of it"):
+    with pytest.raises(OutputExistsError, match="or one of other settings"):
         run_paper_study(study("table_4"), folder)
 
 
