@@ -30,6 +30,7 @@ from gradtx_hf.lora import Adapter
 from gradtx_hf.model import GradTransformerConfig, GradTransformerModel
 from gradtx_hf.playground import Rule, make_lines, source_path, target_path
 from gradtx_hf.training import FunctionalObjective, GradTransformerTrainingArguments, TokenRows
+from gradtx_hf.training.allocator import keep_freed_memory
 from gradtx_hf.updates import BlockLayout, decode_update
 
 
@@ -56,6 +57,7 @@ def main() -> None:
     """Run the pairs for both ways of decoding and print a table."""
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
+    keep_freed_memory()  # as a training does
     num_pairs = int(sys.argv[1]) if len(sys.argv) > 1 else NUM_PAIRS
     work = _workload()
     _check_losses(work)
