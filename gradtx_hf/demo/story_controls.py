@@ -51,7 +51,7 @@ def build_data() -> Controls:
 def build_privacy() -> gr.Slider:
     """Lay out the slider of privacy budgets, with what each costs."""
     with gr.Row(equal_height=False):
-        with gr.Column(min_width=280), gr.Group():
+        with gr.Column(min_width=280, elem_classes="gx-privacy"):
             level = gr.Slider(
                 0,
                 len(LEVELS) - 1,

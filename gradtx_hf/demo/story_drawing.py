@@ -43,9 +43,11 @@ def draw_lines(data: PrivateData) -> str:
     return f'<p class="gx-small">{count}</p><ul class="gx-lines">{items}</ul>{drawing.note(known)}'
 
 
-def draw_run(data: PrivateData, run: ClientRun) -> str:
-    """Draw what the fine-tuning came to."""
-    shown = {"private lines": f"{len(data.lines):,}", "steps": str(run.num_steps), "seconds": f"{run.seconds:.1f}"}
+def draw_run(data: PrivateData, run: ClientRun, *, is_kept: bool = False) -> str:
+    """Draw what the fine-tuning came to; of one that is kept, without how long it took on another machine."""
+    shown = {"private lines": f"{len(data.lines):,}", "steps": str(run.num_steps)}
+    if not is_kept:
+        shown["seconds"] = f"{run.seconds:.1f}"
     if run.privacy is None:
         shown["final loss (nats per token)"] = "-" if run.final_loss is None else f"{run.final_loss:.2f}"
     else:

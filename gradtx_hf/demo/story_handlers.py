@@ -165,7 +165,7 @@ def show_example(index: int, visit: Visit) -> Iterator[list[Any]]:
             LEVELS.index(budget),
             " ".join(INPUTS),
             Visit(found.data, budget, found.run, found.translated, visit.runs),
-            drawing.note(KEPT_NOTE) + draw_run(found.data, found.run),
+            drawing.note(KEPT_NOTE) + draw_run(found.data, found.run, is_kept=True),
             draw_leaving(found.run),
             str(archive),
             draw_crossing(found.translated),
