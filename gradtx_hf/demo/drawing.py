@@ -44,10 +44,9 @@ def heat_map(caption: str, layout: BlockLayout, norms: Mapping[str, float], *, n
             else:
                 cells += f'<td style="--heat:{100 * value / largest:.0f}%">{value:.2f}</td>'
         body += f'<tr><th scope="row">{escape(row)}</th>{cells}</tr>'
-    return scrolled(
-        f'<table class="gx-heat"><caption>{escape(caption)}</caption>'
-        f'<thead><tr><th scope="col">block</th>{head}</tr></thead><tbody>{body}</tbody></table>',
-        label=caption,
+    return captioned(
+        caption,
+        f'<table class="gx-heat"><thead><tr><th scope="col">block</th>{head}</tr></thead><tbody>{body}</tbody></table>',
     )
 
 
@@ -58,11 +57,7 @@ def table(caption: str, head: Sequence[str], rows: Sequence[Sequence[Cell]]) -> 
     for first, *others in rows:
         cells = "".join(f'<td class="{kind}">{escape(text)}</td>' for text, kind in others)
         body += f'<tr><th scope="row" class="{first[1]}">{escape(first[0])}</th>{cells}</tr>'
-    return scrolled(
-        f'<table class="gx-table"><caption>{escape(caption)}</caption><thead><tr>{columns}</tr></thead>'
-        f"<tbody>{body}</tbody></table>",
-        label=caption,
-    )
+    return captioned(caption, f'<table class="gx-table"><thead><tr>{columns}</tr></thead><tbody>{body}</tbody></table>')
 
 
 def facts(pairs: Mapping[str, str]) -> str:
@@ -98,9 +93,12 @@ def waiting(text: str) -> str:
     return f'<div class="gx-waiting">{escape(text)}</div>'
 
 
-def scrolled(content: str, *, label: str) -> str:
-    """Let content scroll sideways, by keyboard too."""
-    return f'<div class="gx-scroll" tabindex="0" role="region" aria-label="{escape(label)}">{content}</div>'
+def captioned(caption: str, content: str) -> str:
+    """Let content scroll sideways under its caption, by keyboard too."""
+    return (
+        f'<figure class="gx-figure"><figcaption>{escape(caption)}</figcaption>'
+        f'<div class="gx-scroll" tabindex="0" role="region" aria-label="{escape(caption)}">{content}</div></figure>'
+    )
 
 
 def _row_of(module: str, factor: str) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import contextmanager
+from contextvars import copy_context
 from typing import Any, TypeVar
 
 import gradio as gr
@@ -39,6 +40,8 @@ MAX_SECONDS = 180
 """That fetching, reading and translating visitors' own adapters may take."""
 STORY: dict[str, Any] = {"concurrency_id": "story", "concurrency_limit": 1}
 """Of the story's events: one at a time, as a run on the CPU depends on its process's random state."""
+EXAMPLE: dict[str, Any] = {"concurrency_id": "example", "concurrency_limit": 4}
+"""Of the events that only show what is kept: nobody waits for another's story."""
 OWN: dict[str, Any] = {"concurrency_id": "own", "concurrency_limit": 2}
 """Of the events on visitors' own adapters, which may have to wait for the Hub: they do not hold up the story."""
 
@@ -53,7 +56,8 @@ def within_time(work: Callable[[], Made]) -> Made:
     """
     worker = ThreadPoolExecutor(max_workers=1)
     try:
-        return worker.submit(work).result(timeout=MAX_SECONDS)
+        # in the visitor's context: a shared GPU is lent to a request
+        return worker.submit(copy_context().run, work).result(timeout=MAX_SECONDS)
     except FutureTimeoutError as error:
         raise ConfigurationError(
             f"this takes more than {MAX_SECONDS} s, which is more than is given here. Translate on a machine of your "

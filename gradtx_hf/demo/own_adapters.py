@@ -95,7 +95,7 @@ def check(submission: Submission) -> Compatibility:
         ConfigurationError: If there is no adapter, or too many.
         GradTxError: If the translator cannot be used; what is wrong with an adapter is said of the adapter.
     """
-    with _opened(submission) as (translator, folder):
+    with _opened(submission, device="cpu") as (translator, folder):
         return Compatibility(translator, tuple(_candidates(submission, translator, folder)))
 
 
@@ -114,7 +114,7 @@ def translate(
         ConfigurationError: If there is no adapter, or settings and weights do not fit.
         GradTxError: If the translator or an adapter cannot be used.
     """
-    with _opened(submission) as (translator, folder):
+    with _opened(submission, device="cuda" if torch.cuda.is_available() else "cpu") as (translator, folder):
         sources = []
         for candidate in _candidates(submission, translator, folder):
             if candidate.source is None:
@@ -129,7 +129,7 @@ def read_names(text: str) -> tuple[str, ...]:
 
 
 @contextmanager
-def _opened(submission: Submission) -> Iterator[tuple[PeftTranslator, Path]]:
+def _opened(submission: Submission, *, device: str) -> Iterator[tuple[PeftTranslator, Path]]:
     """Load the translator; yields it and a folder for what is fetched and unpacked."""
     if not 1 <= submission.num_adapters <= MAX_ADAPTERS:
         raise ConfigurationError(
@@ -141,7 +141,7 @@ def _opened(submission: Submission) -> Iterator[tuple[PeftTranslator, Path]]:
             name,
             token=submission.token,
             cache_dir=Path(scratch) / "hub",
-            device="cuda" if torch.cuda.is_available() else "cpu",
+            device=device,
         )
         yield translator, Path(scratch)
 

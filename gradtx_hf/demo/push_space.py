@@ -51,8 +51,8 @@ def space_files(folder: Path) -> dict[str, Path | bytes]:
     for path in sorted(PACKAGE.rglob("*")):
         if path.is_file() and "__pycache__" not in path.parts:
             files[path.relative_to(PACKAGE.parent).as_posix()] = path
-    for path in results_folder().glob("*.json"):
-        files[f"{PACKAGE.name}/demo/results/{path.name}"] = path
+    for path in sorted(results_folder().rglob("*.json")):
+        files[f"{PACKAGE.name}/demo/results/{path.relative_to(results_folder()).as_posix()}"] = path
     installed = distribution(DISTRIBUTION)
     # without it, reports could not say which version made them
     files[f"{PACKAGE.name}-{installed.version}.dist-info/METADATA"] = (installed.read_text("METADATA") or "").encode()

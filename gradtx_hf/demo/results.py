@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from html import escape
 from pathlib import Path
 
@@ -21,6 +22,8 @@ TITLES = {
     "conventions": "Real checkpoints, house conventions",
 }
 """Reports by name, in the order in which they are offered; another one is offered under its own name."""
+PARTS = {"metric", "clients", "summary", "seconds", "config", "versions"}
+"""What a report.json has; other kept files are no reports."""
 
 
 def results_folder() -> Path:
@@ -29,14 +32,17 @@ def results_folder() -> Path:
 
 
 def report_names() -> list[str]:
-    """Return the names of all reports that are there."""
-    found = sorted(path.stem for path in results_folder().glob("*.json"))
+    """Return the names of all reports that are there, such as ``functional`` or ``studies/baselines``."""
+    root = results_folder()
+    files = {path.relative_to(root).with_suffix("").as_posix(): path for path in root.rglob("*.json")}
+    found = sorted((name for name, path in files.items() if _is_report(path)), key=lambda name: (name.count("/"), name))
     return [*(name for name in TITLES if name in found), *(name for name in found if name not in TITLES)]
 
 
 def title_of(name: str) -> str:
-    """Return how a report is offered."""
-    return TITLES.get(name, name.replace("_", " "))
+    """Return how a report is offered, such as ``Many clients`` or ``Studies: baselines``."""
+    words = name.replace("_", " ").replace("/", ": ")
+    return TITLES.get(name, words[:1].upper() + words[1:])
 
 
 def load_report(name: str) -> Report:
@@ -48,6 +54,14 @@ def load_report(name: str) -> Report:
     if name not in report_names():
         raise ConfigurationError(f"there is no report {name[:100]!r}. Choose one of {', '.join(report_names())}.")
     return Report.load(results_folder() / f"{name}.json")
+
+
+def _is_report(path: Path) -> bool:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        return False
+    return isinstance(values, dict) and values.keys() >= PARTS
 
 
 def draw_bars(report: Report, group: str) -> str:

@@ -20,7 +20,7 @@ from torch import Tensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from gradtx_hf.client import fine_tune_client
-from gradtx_hf.demo.gpu import on_gpu
+from gradtx_hf.demo.client_run import KEPT, ClientRun, kept_name, load_run
 from gradtx_hf.errors import DataError
 from gradtx_hf.evaluation.metrics import exact_match
 from gradtx_hf.finetuning import (
@@ -46,7 +46,7 @@ PRIVATE_BATCH = 256
 """Lines of a private step on average: the noise is shared by them."""
 SEED = 0
 OTHER_RULES = (Rule("swap_halves", 5), Rule("rotate_2", 9))
-"""Whose adapter is the wrong client's: of the first rule that is not the visitor's own."""
+"""Whose adapter, of those kept, is the wrong client's: of the first rule that is not the visitor's own."""
 MAX_OWN_LINES, MIN_OWN_LINES = 2000, 10
 MAX_INPUTS = 8
 OWN_LINE = re.compile(
@@ -73,25 +73,6 @@ class PrivateData:
     rule: Rule | None
     lines: tuple[Line, ...]
     held_out: tuple[Line, ...]
-
-
-@dataclass(frozen=True, eq=False)
-class ClientRun:
-    """What fine-tuning the small model came to.
-
-    Attributes:
-        adapter: What leaves the client.
-        num_steps: Optimizer steps.
-        final_loss: Nats per completion token, on the last steps; None if none of them drew a line.
-        privacy: What was spent; None for a run that is not private.
-        seconds: Wall-clock time.
-    """
-
-    adapter: Adapter
-    num_steps: int
-    final_loss: float | None
-    privacy: Mapping[str, Any] | None
-    seconds: float
 
 
 @dataclass(frozen=True)
@@ -167,7 +148,6 @@ def known_rules() -> frozenset[str]:
     return frozenset(data["label"] for data in training["store"]["data"])
 
 
-@on_gpu
 def fine_tune_source(data: PrivateData, *, epsilon: float | None, on_progress: OnProgress | None = None) -> ClientRun:
     """Fine-tune the small model from the translator's start, as ``gradtx client`` does.
 
@@ -214,7 +194,6 @@ def other_client(data: PrivateData) -> tuple[str, dict[str, Tensor]]:
     return rule.name, _translation_of(rule)
 
 
-@on_gpu
 def ask(
     init: str, states: Mapping[str, Mapping[str, Tensor]], *, held_out: Sequence[Line], inputs: Sequence[str]
 ) -> dict[str, Answers]:
@@ -272,7 +251,7 @@ def ask_all(
 
 @lru_cache(maxsize=len(OTHER_RULES))
 def _translation_of(rule: Rule) -> dict[str, Tensor]:
-    return translate(fine_tune_source(rule_data(rule), epsilon=None).adapter).tensors
+    return translate(load_run(KEPT / kept_name(rule, None))[0].adapter).tensors
 
 
 def _prompt(given: str) -> str:

@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from html import escape
 
 from gradtx_hf.demo import drawing
-from gradtx_hf.demo.story import Answers, PrivateData, known_rules
+from gradtx_hf.demo.client_run import ClientRun
+from gradtx_hf.demo.story import Answers, PrivateData, embedded_translator, known_rules
 from gradtx_hf.evaluation.methods import method_of
+from gradtx_hf.translation import TranslatedAdapter
 
 
 NUM_SHOWN = 8
@@ -39,6 +41,66 @@ def draw_lines(data: PrivateData) -> str:
     )
     count = f"{min(NUM_SHOWN, len(data.lines))} of {len(data.lines):,} private lines"
     return f'<p class="gx-small">{count}</p><ul class="gx-lines">{items}</ul>{drawing.note(known)}'
+
+
+def draw_run(data: PrivateData, run: ClientRun, *, is_kept: bool = False) -> str:
+    """Draw what the fine-tuning came to; of one that is kept, without how long it took on another machine."""
+    shown = {"private lines": f"{len(data.lines):,}", "steps": str(run.num_steps)}
+    if not is_kept:
+        shown["seconds"] = f"{run.seconds:.1f}"
+    if run.privacy is None:
+        shown["final loss (nats per token)"] = "-" if run.final_loss is None else f"{run.final_loss:.2f}"
+    else:
+        shown |= {
+            "ε spent": f"{run.privacy['epsilon']:.2f}",
+            "δ": f"{run.privacy['delta']:.0e}",
+            "noise multiplier": f"{run.privacy['noise_multiplier']:.2f}",
+        }
+    return drawing.facts(shown)
+
+
+def draw_leaving(run: ClientRun) -> str:
+    """Draw what leaves the client: how many numbers, how large, and what they may tell."""
+    adapter = run.adapter
+    norms = drawing.update_norms(adapter.tensors, embedded_translator().source_init)
+    shown = {
+        "tensors": str(len(adapter.tensors)),
+        "numbers": f"{adapter.layout.num_elements:,}",
+        "bytes": f"{adapter.num_bytes:,}",
+        "lines of text": "0",
+    }
+    picture = drawing.heat_map("Norm of the small model's update, by block and tensor", adapter.layout, norms)
+    privacy = (
+        "Without differential privacy, an adapter can reveal what it was trained on."
+        if run.privacy is None
+        else f"Differentially private: ε = {run.privacy['epsilon']:.2f} for every single line."
+    )
+    return drawing.facts(shown) + picture + drawing.note(privacy)
+
+
+def draw_crossing(translated: TranslatedAdapter, *, num_blocks: int | None = None) -> str:
+    """Draw the large model's adapter.
+
+    Args:
+        translated: The translated adapter.
+        num_blocks: How many blocks have come so far; None: all, with what is to be said of the whole.
+    """
+    init = embedded_translator().target_init
+    norms = drawing.update_norms(translated.tensors, init)
+    caption = "Norm of the large model's update, by block and tensor"
+    picture = drawing.heat_map(caption, init.layout, norms, num_blocks=num_blocks)
+    if num_blocks is not None:
+        return picture
+    report = translated.report
+    shown = {
+        "seconds": f"{report['seconds']:.2f}",
+        "numbers written": f"{init.layout.num_elements:,}",
+        "language models loaded": "0",
+        "lines of text read": "0",
+        f"distance of the input (limit {report['input_distance_limit']:.2f})": f"{report['input_distance']:.2f}",
+    }
+    warnings = "".join(drawing.note(f"Warning: {warning}", kind="warning") for warning in report["warnings"])
+    return drawing.facts(shown) + picture + warnings
 
 
 def draw_answers(data: PrivateData, given: Sequence[str], answers: Mapping[str, Answers]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,9 +13,20 @@ from typing import Any, TypeVar
 import gradio as gr
 
 from gradtx_hf.demo import drawing, story
+from gradtx_hf.demo.client_run import ClientRun
+from gradtx_hf.demo.examples import EXAMPLES, INPUTS, told
 from gradtx_hf.demo.limits import one_line_errors
-from gradtx_hf.demo.privacy_cost import BUDGETS
-from gradtx_hf.demo.story_drawing import Run, draw_answers, draw_lines, draw_runs, wanted_answers
+from gradtx_hf.demo.privacy_cost import BUDGETS, LEVELS, budget_of, draw_chosen, draw_cost
+from gradtx_hf.demo.story_drawing import (
+    Run,
+    draw_answers,
+    draw_crossing,
+    draw_leaving,
+    draw_lines,
+    draw_run,
+    draw_runs,
+    wanted_answers,
+)
 from gradtx_hf.demo.uploads import zip_adapter
 from gradtx_hf.errors import ConfigurationError
 from gradtx_hf.playground import Rule
@@ -27,6 +38,12 @@ Made = TypeVar("Made")
 OF_A_RULE, OWN = "Lines of a rule", "Lines of my own"
 SECONDS_PER_BLOCK = 0.3
 """How slowly the written blocks are shown, so that one sees them come."""
+EXAMPLE_PLACES = (
+    *("kind", "rearrangement", "shift", "level", "inputs"),
+    *("visit", "tuned", "leaving", "archive", "crossing", "answers", "numbers"),
+)
+"""What ``show_example`` fills, as the tab calls it."""
+KEPT_NOTE = "Fine-tuned before, and kept with the app. Run the story to see it done now."
 MAX_RUNS = 12
 """Of a visitor's results so far, how many are shown."""
 
@@ -45,7 +62,7 @@ class Visit:
 
     data: story.PrivateData | None = None
     budget: str = ""
-    run: story.ClientRun | None = None
+    run: ClientRun | None = None
     translated: TranslatedAdapter | None = None
     runs: tuple[Run, ...] = ()
 
@@ -61,19 +78,25 @@ def random_rule() -> tuple[str, int]:
     return random.choice(list(REARRANGEMENTS)), random.randrange(len(LETTERS))
 
 
+def show_cost(level: float) -> tuple[str, str]:
+    """Show the privacy budget that a level stands for, and what it costs."""
+    with one_line_errors():
+        budget = budget_of(level)
+        return draw_chosen(budget), draw_cost(budget)
+
+
 def fine_tune(
     visit: Visit,
     kind: str,
     rearrangement: str,
     shift: float,
     own_lines: str,
-    budget: str,
+    level: float,
     progress: gr.Progress = gr.Progress(),  # noqa: B008 - how Gradio hands it over
 ) -> tuple[Visit, str]:
-    """Fine-tune the small model on the private lines."""
+    """Fine-tune the small model on the private lines, at a privacy level: 0 is none, 6 the most."""
     with one_line_errors():
-        if budget not in BUDGETS:
-            raise ConfigurationError(f"got epsilon {budget!r}, expected one of {', '.join(BUDGETS)}.")
+        budget = budget_of(level)
         data = _read_data(kind, rearrangement, shift, own_lines)
         progress(0.0, desc="Reading the private lines" if BUDGETS[budget] is None else "Finding the noise for this ε")
         run = story.fine_tune_source(
@@ -81,38 +104,15 @@ def fine_tune(
             epsilon=BUDGETS[budget],
             on_progress=lambda step, total: progress((step, total), desc="Fine-tuning the small model", unit="steps"),
         )
-        shown = {"private lines": f"{len(data.lines):,}", "steps": str(run.num_steps), "seconds": f"{run.seconds:.1f}"}
-        if run.privacy is None:
-            shown["final loss (nats per token)"] = f"{run.final_loss:.2f}"
-        else:
-            shown |= {
-                "ε spent": f"{run.privacy['epsilon']:.2f}",
-                "δ": f"{run.privacy['delta']:.0e}",
-                "noise multiplier": f"{run.privacy['noise_multiplier']:.2f}",
-            }
-        return replace(visit, data=data, budget=budget, run=run, translated=None), drawing.facts(shown)
+        return replace(visit, data=data, budget=budget, run=run, translated=None), draw_run(data, run)
 
 
 def show_leaving(visit: Visit) -> Iterator[tuple[str, str]]:
     """Show what leaves the client, and pack it."""
     with one_line_errors(), tempfile.TemporaryDirectory(prefix="gradtx-demo-") as scratch:
         run = _made(visit.run)
-        adapter = run.adapter
-        norms = drawing.update_norms(adapter.tensors, story.embedded_translator().source_init)
-        shown = {
-            "tensors": str(len(adapter.tensors)),
-            "numbers": f"{adapter.layout.num_elements:,}",
-            "bytes": f"{adapter.num_bytes:,}",
-            "lines of text": "0",
-        }
-        picture = drawing.heat_map("Norm of the small model's update, by block and tensor", adapter.layout, norms)
-        privacy = (
-            "Without differential privacy, an adapter can reveal what it was trained on."
-            if run.privacy is None
-            else f"Differentially private: ε = {run.privacy['epsilon']:.2f} for every single line."
-        )
-        archive = zip_adapter(Path(scratch) / "client_adapter.zip", adapter.config, adapter.tensors)
-        yield drawing.facts(shown) + picture + drawing.note(privacy), str(archive)
+        archive = zip_adapter(Path(scratch) / "client_adapter.zip", run.adapter.config, run.adapter.tensors)
+        yield draw_leaving(run), str(archive)
 
 
 def take_adapter(visit: Visit) -> Iterator[list[str]]:
@@ -127,22 +127,10 @@ def translate(visit: Visit) -> Iterator[tuple[Visit, str]]:
     with one_line_errors():
         translated = story.translate(_made(visit.run).adapter)
         visit = replace(visit, translated=translated)
-        init = story.embedded_translator().target_init
-        norms = drawing.update_norms(translated.tensors, init)
-        caption = "Norm of the large model's update, by block and tensor"
-        for n in range(init.layout.num_blocks):
-            yield visit, drawing.heat_map(caption, init.layout, norms, num_blocks=n + 1)
+        for n in range(story.embedded_translator().target_init.layout.num_blocks):
+            yield visit, draw_crossing(translated, num_blocks=n + 1)
             time.sleep(SECONDS_PER_BLOCK)
-        report = translated.report
-        shown = {
-            "seconds": f"{report['seconds']:.2f}",
-            "numbers written": f"{init.layout.num_elements:,}",
-            "language models loaded": "0",
-            "lines of text read": "0",
-            f"distance of the input (limit {report['input_distance_limit']:.2f})": f"{report['input_distance']:.2f}",
-        }
-        warnings = "".join(drawing.note(f"Warning: {warning}", kind="warning") for warning in report["warnings"])
-        yield visit, drawing.facts(shown) + drawing.heat_map(caption, init.layout, norms) + warnings
+        yield visit, draw_crossing(translated)
 
 
 def answer(visit: Visit, inputs: str) -> tuple[Visit, str, str, dict[str, Any]]:
@@ -153,15 +141,51 @@ def answer(visit: Visit, inputs: str) -> tuple[Visit, str, str, dict[str, Any]]:
         answers = story.ask_all(data, source=run.adapter.tensors, translated=translated.tensors, inputs=given)
         result = (data.name, visit.budget, answers["source_client"].score, answers["translated"].score)
         visit = replace(visit, runs=tuple(dict.fromkeys((*visit.runs, result)))[-MAX_RUNS:])
-        numbers = {
-            "lines": data.name,
-            "epsilon": BUDGETS[visit.budget],
-            "inputs": given,
-            "wanted": wanted_answers(data, given),
-            "answers": {name: found.completions for name, found in answers.items()},
-            "exact_match": {name: found.score for name, found in answers.items()},
-        }
-        return visit, draw_answers(data, given, answers), draw_runs(visit.runs), numbers
+        shown = draw_answers(data, given, answers)
+        return visit, shown, draw_runs(visit.runs), _numbers(data, visit.budget, given, answers)
+
+
+def show_example(index: int, visit: Visit) -> Iterator[list[Any]]:
+    """Show a story that was told before, from its controls to its answers, as if it were this visit's own.
+
+    Yields:
+        What the tab shows, in the order of ``EXAMPLE_PLACES``.
+    """
+    with one_line_errors(), tempfile.TemporaryDirectory(prefix="gradtx-demo-") as scratch:
+        if index not in range(len(EXAMPLES)):
+            raise ConfigurationError(f"got example {index}, expected one of 0 to {len(EXAMPLES) - 1}.")
+        example = EXAMPLES[index]
+        found = told(example)
+        budget = next(label for label, epsilon in BUDGETS.items() if epsilon == example.epsilon)
+        archive = zip_adapter(Path(scratch) / "client_adapter.zip", found.run.adapter.config, found.run.adapter.tensors)
+        yield [
+            OF_A_RULE,
+            example.rule.rearrangement,
+            example.rule.shift,
+            LEVELS.index(budget),
+            " ".join(INPUTS),
+            Visit(found.data, budget, found.run, found.translated, visit.runs),
+            drawing.note(KEPT_NOTE) + draw_run(found.data, found.run, is_kept=True),
+            draw_leaving(found.run),
+            str(archive),
+            draw_crossing(found.translated),
+            draw_answers(found.data, INPUTS, found.answers),
+            _numbers(found.data, budget, INPUTS, found.answers),
+        ]
+
+
+def _numbers(
+    data: story.PrivateData, budget: str, given: Sequence[str], answers: Mapping[str, story.Answers]
+) -> dict[str, Any]:
+    """Return what the models answer, for who scripts the app."""
+    return {
+        "lines": data.name,
+        "epsilon": BUDGETS[budget],
+        "inputs": given,
+        "wanted": wanted_answers(data, given),
+        "answers": {name: found.completions for name, found in answers.items()},
+        "exact_match": {name: found.score for name, found in answers.items()},
+    }
 
 
 def _read_data(kind: str, rearrangement: str, shift: float, own_lines: str) -> story.PrivateData:

@@ -13,14 +13,24 @@ from typing import Any
 import gradio as gr
 
 from gradtx_hf.demo import drawing, own_adapters
+from gradtx_hf.demo.client_run import KEPT
 from gradtx_hf.demo.limits import one_line_errors, within_time
 from gradtx_hf.demo.own_adapters import Compatibility, Submission, read_names
 from gradtx_hf.demo.translate_drawing import draw_compatibility, draw_translation
-from gradtx_hf.demo.uploads import zip_translated
+from gradtx_hf.demo.uploads import zip_adapter, zip_translated
 from gradtx_hf.errors import ConfigurationError
-from gradtx_hf.playground import TRANSLATOR_NAME
-from gradtx_hf.translation import AggregationSettings, TranslatedAdapter
+from gradtx_hf.lora import load_adapter
+from gradtx_hf.playground import TRANSLATOR_NAME, translator_path
+from gradtx_hf.translation import TARGET_INIT, AggregationSettings, TranslatedAdapter
 from gradtx_hf.translation.aggregation import parse_weights
+
+
+EXAMPLES = {
+    "One client's adapter": (KEPT / "odds_first_7",),
+    "Two clients of one rule, aggregated": (KEPT / "odds_first_7", KEPT / "odds_first_7_epsilon_2"),
+    "An adapter that does not fit": (translator_path() / TARGET_INIT,),
+}
+"""How examples are offered, to the adapters' folders."""
 
 
 def check(
@@ -58,14 +68,28 @@ def translate(  # noqa: PLR0913 - one argument for each control
         yield translated, draw_translation(translated), str(archive), translated.report
 
 
+def take_example(index: int) -> Iterator[list[str]]:
+    """Hand in the adapters of an example, packed as a visitor would upload them."""
+    with one_line_errors(), tempfile.TemporaryDirectory(prefix="gradtx-demo-") as scratch:
+        if index not in range(len(EXAMPLES)):
+            raise ConfigurationError(f"got example {index}, expected one of 0 to {len(EXAMPLES) - 1}.")
+        folders = list(EXAMPLES.values())[index]
+        adapters = [load_adapter(folder, name=folder.name) for folder in folders]
+        yield [
+            str(zip_adapter(Path(scratch) / f"{folder.name}.zip", adapter.config, adapter.tensors))
+            for folder, adapter in zip(folders, adapters, strict=True)
+        ]
+
+
 def push(
     translated: TranslatedAdapter | None,
     repository: str | None,
     public: bool,  # noqa: FBT001 - a checkbox's value
     typed_token: str | None,
     login: gr.OAuthToken | None = None,
+    profile: gr.OAuthProfile | None = None,
 ) -> str:
-    """Publish the translated adapter in the visitor's own repository."""
+    """Publish the translated adapter in the visitor's own repository: of a login, a name alone is enough."""
     with one_line_errors():
         if translated is None:
             raise ConfigurationError("there is no translated adapter in this visit yet. Translate one first.")
@@ -74,7 +98,10 @@ def push(
             raise ConfigurationError(
                 "got no token, expected one that may write to your repository. Log in, or give one."
             )
-        published = translated.push_to_hub((repository or "").strip(), private=not public, token=token)
+        name = (repository or "").strip()
+        if profile is not None and name and "/" not in name:
+            name = f"{profile.username}/{name}"
+        published = translated.push_to_hub(name, private=not public, token=token)
         return drawing.note(f"Published: {published.url} at commit {published.commit[:12]}", kind="good")
 
 

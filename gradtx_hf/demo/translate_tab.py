@@ -68,6 +68,12 @@ def build_translate_tab(visit: gr.State) -> None:
     with gr.Row():
         take = gr.Button("Take the story's adapter")
         check = gr.Button("Check whether it fits")
+    examples = gr.Dataset(
+        components=[gr.Textbox(visible=False)],
+        samples=[[label] for label in translate_handlers.EXAMPLES],
+        type="index",
+        label="Or try one of these",
+    )
     gr.HTML(drawing.step_title(2, "Does it fit?", "Shown before anything is translated."))
     compatibility = gr.HTML(drawing.waiting("Name or upload an adapter: what it is, and whether it fits, shows here."))
     details = gr.JSON(visible=False)
@@ -78,12 +84,7 @@ def build_translate_tab(visit: gr.State) -> None:
     result = gr.HTML(drawing.waiting("The translated adapter shows here."))
     archive = gr.DownloadButton("Download the translated adapter (.zip)")
     report = gr.JSON(visible=False)
-    with gr.Accordion("Push it to a repository of your own", open=False):
-        with gr.Row():
-            repository = gr.Textbox("", label="Repository", placeholder="owner/name", max_length=200)
-            public = gr.Checkbox(label="public, if the repository is new")
-        push = gr.Button("Push")
-        pushed = gr.HTML()
+    _build_push(translated, token)
 
     submission: list[Any] = [repositories, archives, files, translator, token]
     found = [compatibility, details]
@@ -95,6 +96,9 @@ def build_translate_tab(visit: gr.State) -> None:
         api_name="check",
         **OWN,
     )
+    examples.click(translate_handlers.take_example, examples, archives, api_name="take_example").success(
+        translate_handlers.check, submission, found, api_name="check_example", **OWN
+    )
     take.click(story_handlers.take_adapter, visit, archives, api_name="take_adapter").success(
         translate_handlers.check, submission, found, api_name="check_taken", **OWN
     )
@@ -105,4 +109,15 @@ def build_translate_tab(visit: gr.State) -> None:
         api_name="translate",
         **OWN,
     )
+
+
+def _build_push(translated: gr.State, token: gr.Textbox) -> None:
+    """Lay out, and connect, how the translated adapter is pushed."""
+    with gr.Accordion("Push it to a repository of your own", open=False):
+        with gr.Row():
+            placeholder = "name, or owner/name" if SPACE_ID in os.environ else "owner/name"
+            repository = gr.Textbox("", label="Repository", placeholder=placeholder, max_length=200)
+            public = gr.Checkbox(label="public, if the repository is new")
+        push = gr.Button("Push")
+        pushed = gr.HTML()
     push.click(translate_handlers.push, [translated, repository, public, token], pushed, api_name="push", **OWN)

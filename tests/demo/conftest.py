@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import pytest
 
 from gradtx_hf.demo import story
+from gradtx_hf.demo.client_run import ClientRun
 from gradtx_hf.playground import Rule
 from gradtx_hf.translation import TranslatedAdapter
 
@@ -28,7 +29,7 @@ class Told:
     """
 
     data: story.PrivateData
-    run: story.ClientRun
+    run: ClientRun
     translated: TranslatedAdapter
     steps: list[tuple[int, int]]
 
@@ -39,7 +40,6 @@ def _few_lines() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(story, "NUM_LINES", NUM_LINES)
         yield
-    story._translation_of.cache_clear()
 
 
 @pytest.fixture(scope="session")

@@ -18,7 +18,7 @@ from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 
 from gradtx_hf.demo import app as demo_app
-from gradtx_hf.demo import build_demo, limits, story, story_handlers
+from gradtx_hf.demo import build_demo, examples, limits, story, story_handlers
 from gradtx_hf.demo.story_handlers import OF_A_RULE
 from gradtx_hf.lora import load_adapter
 from gradtx_hf.playground import TRANSLATOR_NAME, Rule, translator_path
@@ -30,10 +30,11 @@ from tests.hubs import ALICE
 
 
 EVENTS = {
-    "answer", "ask", "check", "check_first", "check_taken", "choose_data", "clear_story", "fine_tune", "leaving",
-    "private_lines", "push", "random_rule", "report", "take_adapter", "translate", "translate_story",
+    "answer", "ask", "check", "check_example", "check_first", "check_taken", "choose_data", "clear_story", "example",
+    "fine_tune", "leaving", "privacy_cost", "private_lines", "push", "random_rule", "report", "take_adapter",
+    "take_example", "translate", "translate_story",
 }  # fmt: skip
-NO_BUDGET = "∞ (none)"
+NO_PRIVACY = 0
 
 
 @pytest.fixture(scope="module")
@@ -56,14 +57,14 @@ def visitor(app: str) -> Iterator[Client]:
 def teller(app: str) -> Iterator[Client]:
     """Return a visitor who has fine-tuned."""
     client = Client(app, verbose=False)
-    client.predict(OF_A_RULE, RULE.rearrangement, RULE.shift, "", NO_BUDGET, api_name="/fine_tune")
+    client.predict(OF_A_RULE, RULE.rearrangement, RULE.shift, "", NO_PRIVACY, api_name="/fine_tune")
     yield client
     client.close()
 
 
 def tell_story(visitor: Client, rule: Rule) -> dict[str, object]:
     """Go through the story's events, and return what the last one says in numbers."""
-    visitor.predict(OF_A_RULE, rule.rearrangement, rule.shift, "", NO_BUDGET, api_name="/fine_tune")
+    visitor.predict(OF_A_RULE, rule.rearrangement, rule.shift, "", NO_PRIVACY, api_name="/fine_tune")
     visitor.predict(api_name="/translate_story")
     numbers: dict[str, object] = visitor.predict("abcdef", api_name="/answer")[-1]
     return numbers
@@ -81,6 +82,7 @@ def test_a_visitor_can_script_the_story(visitor: Client, teller: Client) -> None
     assert "private lines" in visitor.predict(OF_A_RULE, rearrangement, shift, "", api_name="/private_lines")
     visitor.predict("Lines of my own", api_name="/choose_data")
     visitor.predict(api_name="/clear_story")
+    assert "ε = 0.1" in visitor.predict(6, api_name="/privacy_cost")[0]
 
     shown, archive = teller.predict(api_name="/leaving")
     crossed = teller.predict(api_name="/translate_story")
@@ -92,6 +94,25 @@ def test_a_visitor_can_script_the_story(visitor: Client, teller: Client) -> None
     assert zipfile.is_zipfile(archive)
     assert numbers["exact_match"]["translated"] >= 0.95
     assert asked["answers"]["translated"] == [RULE.apply("fedcba")]
+
+
+def test_a_visitor_can_script_an_example_and_go_on_with_it(visitor: Client) -> None:
+    shown = visitor.predict(3, api_name="/example")
+    archive, numbers = next(text for text in shown if str(text).endswith(".zip")), shown[-1]
+    asked = visitor.predict("fedcba", api_name="/ask")[-1]
+
+    assert zipfile.is_zipfile(archive)
+    assert numbers["lines"] == asked["lines"] == examples.EXAMPLES[3].rule.name
+    assert asked["answers"]["translated"] == [examples.EXAMPLES[3].rule.apply("fedcba")]
+    with pytest.raises(AppError, match="got example 9, expected one of 0 to 3"):
+        visitor.predict(9, api_name="/example")
+
+
+def test_a_visitor_can_script_an_example_of_the_other_tab(visitor: Client) -> None:
+    (taken,) = visitor.predict(0, api_name="/take_example")
+    *_, checked = visitor.predict("", [handle_file(taken)], None, TRANSLATOR_NAME, "", api_name="/check_example")
+
+    assert checked["adapters"][0]["fits"]
 
 
 def test_a_visitor_can_script_a_translation_and_a_push(visitor: Client, hub: HubServer, tmp_path: Path) -> None:

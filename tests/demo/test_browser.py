@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from gradtx_hf.demo import story
+from gradtx_hf.demo.examples import EXAMPLES
+from gradtx_hf.demo.privacy_cost import BUDGETS
 from tests.demo.archives import write_zip
 from tests.demo.serving import served
 
@@ -27,12 +31,15 @@ sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not 
 axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 VIEWS = {"desktop": (1280, 900), "phone": (390, 844)}
+NUM_LINES = 8192
+Record = Callable[[str], None]
 FIRST_PAINT = "() => performance.getEntriesByName('first-contentful-paint')[0].startTime"
 
 
 @pytest.fixture(scope="module")
 def app() -> Iterator[str]:
-    with served() as address:
+    with pytest.MonkeyPatch.context() as patch, served() as address:
+        patch.setattr(story, "NUM_LINES", NUM_LINES)  # as many as visitors have, unlike in other tests
         yield address
 
 
@@ -53,9 +60,22 @@ def shots(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.fixture
+def record(capsys: pytest.CaptureFixture[str]) -> Record:
+    """Return what prints a measured number, for who reads the log."""
+
+    def write(line: str) -> None:
+        with capsys.disabled():
+            sys.stdout.write(f"\n{line}\n")
+
+    return write
+
+
 @pytest.mark.parametrize("theme", ["light", "dark"])
 @pytest.mark.parametrize("view", list(VIEWS))
-def test_the_story_is_told_within_a_minute(app: str, browser: Browser, shots: Path, view: str, theme: str) -> None:
+def test_the_story_is_told_within_a_minute(
+    app: str, browser: Browser, shots: Path, record: Record, view: str, theme: str
+) -> None:
     width, height = VIEWS[view]
     context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=theme)
     page = context.new_page()
@@ -81,10 +101,46 @@ def test_the_story_is_told_within_a_minute(app: str, browser: Browser, shots: Pa
         widest = max(widest, page.evaluate("() => document.documentElement.scrollWidth"))
     context.close()
 
+    record(f"{view}, {theme}: painted after {painted:.0f} ms, told in {seconds:.1f} s, {len(requests)} requests")
     assert painted < 3000
     assert seconds < 60
     assert widest <= width, "the page scrolls sideways"
     assert [url for url in requests if not url.startswith((app, "data:", "blob:"))] == []
+
+
+def test_an_example_shows_at_once(app: str, browser: Browser, record: Record) -> None:
+    page = browser.new_page()
+    page.goto(app)
+    page.get_by_role("button", name=EXAMPLES[2].label).wait_for()
+
+    start = time.perf_counter()
+    page.get_by_role("button", name=EXAMPLES[2].label).click()
+    page.get_by_text("with the translated adapter,").wait_for(timeout=10_000)
+    page.get_by_text("ε = 0.1", exact=True).first.wait_for()
+    seconds = time.perf_counter() - start
+    page.close()
+
+    record(f"an example shown in {seconds:.1f} s")
+    assert seconds < 5
+
+
+def test_the_privacy_slider_is_moved_by_keyboard_and_says_what_it_costs(app: str, browser: Browser) -> None:
+    page = browser.new_page()
+    page.goto(app)
+    slider = page.get_by_role("slider", name="Differential privacy")
+    slider.wait_for()
+
+    said = [page.locator(".gx-chosen").inner_text()]
+    for key in ("ArrowRight", "ArrowRight", "End"):
+        slider.press(key)
+        label = list(BUDGETS)[int(slider.input_value())]
+        page.locator(".gx-epsilon", has_text=f"ε = {label}").wait_for(timeout=5000)
+        said.append(page.locator(".gx-chosen").inner_text())
+    page.close()
+
+    assert "no privacy" in said[0]
+    assert [text.split("\n")[0] for text in said[1:]] == ["ε = 8", "ε = 4", "ε = 0.1"]
+    assert all("points" in text for text in said[1:])
 
 
 def test_a_bad_archive_shows_one_line(app: str, browser: Browser, shots: Path, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from huggingface_hub import HfApi, constants
 from gradtx_hf.demo import limits, story_handlers, translate_handlers
 from gradtx_hf.demo.drawing import facts, heat_map, note, table
 from gradtx_hf.demo.limits import one_line_errors
-from gradtx_hf.demo.privacy_cost import BUDGETS, draw_cost
+from gradtx_hf.demo.privacy_cost import BUDGETS, draw_cost, mean_scores
 from gradtx_hf.demo.repositories import forget_own_login
 from gradtx_hf.demo.story import known_rules, rule_data
 from gradtx_hf.demo.story_handlers import OF_A_RULE, OWN, Visit
@@ -107,9 +107,7 @@ def test_answers_are_shown_with_every_control(told: Told) -> None:
     assert f"✓ {RULE.apply('abcdef')}" in shown
     assert shown.count("<li") == 4
     assert RULE.name in runs
-    assert visit.runs == (
-        (RULE.name, "∞ (none)", *[numbers["exact_match"][n] for n in ("source_client", "translated")]),
-    )
+    assert visit.runs == ((RULE.name, "∞", *[numbers["exact_match"][n] for n in ("source_client", "translated")]),)
 
 
 def test_own_lines_have_no_known_answer(told: Told) -> None:
@@ -121,11 +119,16 @@ def test_own_lines_have_no_known_answer(told: Told) -> None:
     assert "What the rule wants" not in shown
 
 
-def test_an_unknown_budget_is_refused() -> None:
-    with pytest.raises(gr.Error) as error:
-        story_handlers.fine_tune(Visit(), OWN, "reverse", 1, "", "1000000")
+@pytest.mark.parametrize("level", [-1, 7, 1.5])
+def test_a_privacy_level_that_is_none_is_refused(level: float) -> None:
+    for event in (
+        lambda: story_handlers.fine_tune(Visit(), OWN, "reverse", 1, "", level),
+        lambda: story_handlers.show_cost(level),
+    ):
+        with pytest.raises(gr.Error) as error:
+            event()
 
-    assert "got epsilon '1000000'" in refusal(error)
+        assert f"got privacy level {level}, expected a whole number from 0 (no privacy) to 6" in refusal(error)
 
 
 def test_the_cost_of_privacy_is_shown_for_every_budget() -> None:
@@ -134,6 +137,21 @@ def test_the_cost_of_privacy_is_shown_for_every_budget() -> None:
     assert shown.count("<li") == len(BUDGETS)
     shares = [int(share) for share in re.findall(r"(\d+)% known", shown)]
     assert shares[0] > 90 > shares[-1]
+
+
+@pytest.mark.parametrize("level", range(len(BUDGETS)))
+def test_the_chosen_budget_is_named_and_its_cost_is_the_measured_one(level: int) -> None:
+    label, means = list(mean_scores().items())[level]
+
+    chosen, cost = story_handlers.show_cost(level)
+
+    assert f'<p class="gx-epsilon">ε = {label}' in chosen
+    assert ("no privacy" in chosen) == (level == 0)
+    for seen in (True, False):
+        lost = round(100 * means[seen]) - round(100 * mean_scores()["∞"][seen])
+        assert f"{means[seen]:.0%} right" + ("" if level == 0 else f" ({lost:+} points)") in chosen
+    assert cost.count('<li class="gx-main">') == 1
+    assert f'<li class="gx-main"><span class="gx-label">ε = {label}</span>' in cost
 
 
 def test_an_adapter_of_ones_own_is_checked_and_translated(told: Told, tmp_path: Path) -> None:
@@ -209,6 +227,30 @@ def test_a_login_goes_before_a_typed_token(hub: HubServer, told: Told) -> None:
     login = gr.OAuthToken(token=ALICE, scope="", expires_at=0)
 
     assert "Published" in translate_handlers.push(told.translated, "alice/by-login", False, "hf_wrong", login)
+
+
+def test_of_a_login_a_name_alone_is_the_visitors_own(hub: HubServer, told: Told) -> None:
+    login = gr.OAuthToken(token=ALICE, scope="", expires_at=0)
+    profile = gr.OAuthProfile(dict.fromkeys(("name", "preferred_username", "profile", "picture"), "alice"))
+
+    assert "alice/by-name" in translate_handlers.push(told.translated, "by-name", False, "", login, profile)
+    with pytest.raises(gr.Error) as error:
+        translate_handlers.push(told.translated, "by-name", False, ALICE)
+    assert "by-name" in refusal(error)
+
+
+def test_examples_of_ones_own_adapters_show_what_fits_and_what_does_not() -> None:
+    verdicts = []
+    for index in range(len(translate_handlers.EXAMPLES)):
+        events = translate_handlers.take_example(index)
+        _, numbers = translate_handlers.check("", next(events), **NOTHING)
+        verdicts.append([adapter["fits"] for adapter in numbers["adapters"]])
+        assert list(events) == []
+
+    assert verdicts == [[True], [True, True], [False]]
+    with pytest.raises(gr.Error) as error:
+        next(translate_handlers.take_example(3))
+    assert "got example 3" in refusal(error)
 
 
 def test_nothing_of_a_stranger_becomes_markup(told: Told, tmp_path: Path) -> None:

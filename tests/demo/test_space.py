@@ -15,6 +15,7 @@ from packaging.requirements import Requirement
 
 import gradtx_hf
 from gradtx_hf.demo import push_space
+from gradtx_hf.demo.results import report_names
 from gradtx_hf.errors import ConfigurationError, HubError, MissingFileError
 from gradtx_hf.playground.hub_server import HubServer
 from tests.hubs import ALICE, add_repository
@@ -43,6 +44,8 @@ def test_the_documented_command_pushes_the_space_with_all_that_it_needs(
         "requirements.txt",
         "gradtx_hf/demo/style.css",
         "gradtx_hf/demo/results/functional.json",
+        "gradtx_hf/demo/results/studies/baselines.json",
+        "gradtx_hf/demo/clients/odds_first_7/adapter_model.safetensors",
         "gradtx_hf/playground/assets/translator/model.safetensors",
         f"gradtx_hf-{gradtx_hf.__version__}.dist-info/METADATA",
     } <= names
@@ -126,5 +129,5 @@ def test_the_space_runs_from_what_was_pushed(hub: HubServer, tmp_path: Path, mon
     package, metadata, reports, events = done.stdout.split()
     assert package.startswith(str(tmp_path))
     assert metadata.startswith(str(tmp_path))
-    assert int(reports) >= 4
+    assert int(reports) == len(report_names())
     assert int(events) > 15
