@@ -34,7 +34,7 @@ FLAN_T5_LARGE = {"d_model": 1024, "d_kv": 64, "d_ff": 2816, "num_layers": 24, "n
 SHAPES = {"source": (36, 2048, 256), "target": (28, 3584, 512)}  # layers, hidden size, size of the values (3B, 7B)
 NUM_CLIENTS = 8
 NUM_RUNS = 3
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def main() -> None:
