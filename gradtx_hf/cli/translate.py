@@ -41,7 +41,7 @@ def run(argv: Sequence[str]) -> int:
         "--dtype",
         choices=list(DTYPES),
         default="auto",
-        help="number format of the large products: as saved, or one of these (float16, on a CPU: fast, half the memory)",
+        help="number format of the large products: as saved, or one of these (float16: fast on a CPU)",
     )
     parser.add_argument("--push-to-hub", metavar="REPO", help="publish the result as 'owner/name', with its card")
     parser.add_argument("--public", action="store_true", help="a new repository is public; else it is private")
