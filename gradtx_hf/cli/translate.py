@@ -21,6 +21,7 @@ from gradtx_hf.translation import MergePoint, PeftTranslator
 DTYPES: dict[str, torch.dtype | Literal["auto"]] = {
     "auto": "auto",
     "float32": torch.float32,
+    "float16": torch.float16,
     "bfloat16": torch.bfloat16,
 }
 
@@ -40,7 +41,7 @@ def run(argv: Sequence[str]) -> int:
         "--dtype",
         choices=list(DTYPES),
         default="auto",
-        help="number format of the translator's large products: as it was saved, or one of these (bfloat16: faster)",
+        help="number format of the large products: as saved, or one of these (float16: fast on a CPU)",
     )
     parser.add_argument("--push-to-hub", metavar="REPO", help="publish the result as 'owner/name', with its card")
     parser.add_argument("--public", action="store_true", help="a new repository is public; else it is private")

@@ -1,9 +1,10 @@
 """Load a Gradient Transformer to translate with, and not to train: nothing is in memory twice, and it runs faster.
 
-The weights are read one layer at a time into the order in which they are multiplied. In bfloat16 only what is read
-again for every block is bfloat16: the decoder's layers but the first; and W_T_emb and W_out, the largest. The encoder
-and what the decoder takes from it are computed once, and the first layer's rounding would grow in all that follow, as
-would that of what is fed back: they stay float32.
+The weights are read one layer at a time into the order in which they are multiplied. In float16 all of them are
+float16, which rounds an eighth as much as bfloat16, and the inputs of products stay float32. In bfloat16 only what is
+read again for every block is bfloat16: the decoder's layers but the first; and W_T_emb and W_out, the largest. The
+encoder and what the decoder takes from it are computed once, and the first layer's rounding would grow in all that
+follow: they stay float32. So does, in every case, what is fed back.
 
 Source: ours.
 """
@@ -16,9 +17,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from gradtx_hf.errors import ConfigurationError
 from gradtx_hf.model.configuration import GradTransformerConfig
 from gradtx_hf.model.feedback import Feedback
-from gradtx_hf.model.fused_linear import FusedLinear
+from gradtx_hf.model.fused_linear import FusedLinear, has_float16_products
 from gradtx_hf.model.inference_stack import InferenceStack
 from gradtx_hf.model.modeling import GradTransformerModel
 from gradtx_hf.model.projection import BlockProjection
@@ -39,13 +41,20 @@ def load_for_inference(
         files: The model's folder.
         config: Its configuration.
         name: What messages call the translator.
-        dtype: float32 or bfloat16.
+        dtype: float32, bfloat16, or float16 on a CPU where there are products of it.
         device: Where it goes; it cannot be moved or cast later.
 
     Raises:
         MissingFileError: If a file is missing.
         LayoutError: If the weights are damaged, or not those of the configuration.
+        ConfigurationError: If there are no products of float16 there.
     """
+    if dtype == torch.float16 and not has_float16_products(device):
+        raise ConfigurationError(
+            f"got dtype float16 on {device}, where this torch has no products of float16 weights. Use float32 or "
+            "bfloat16."
+        )
+    once_dtype = torch.float32 if dtype == torch.bfloat16 else dtype
     found, expected = check_weights(files, config, build=GradTransformerModel)
     with torch.device("meta"):
         model = GradTransformerModel(config)
@@ -55,7 +64,7 @@ def load_for_inference(
     replaced = tuple(f"{child}." for child in (*STACKS, *projections))
     _fill(model, _Reader(files, found, "").read([key for key in expected if not key.startswith(replaced)]), device)
     for child in projections:
-        number_format = torch.float32 if child == "W_S_emb" else dtype
+        number_format = once_dtype if child == "W_S_emb" else dtype
         _fuse(getattr(model, child), _Reader(files, found, f"{child}."), number_format, device)
     if "W_T_emb" in projections:
         model.feedback = Feedback(
@@ -71,7 +80,8 @@ def load_for_inference(
             config.t5_config(),
             is_decoder=is_decoder,
             read=_Reader(files, found, f"{stack}.").read,
-            dtype=dtype if is_decoder else torch.float32,
+            dtype=dtype if is_decoder else once_dtype,
+            once_dtype=once_dtype,
             device=device,
         )
         setattr(model, stack, loaded)

@@ -94,6 +94,20 @@ SAMPLES_PER_SET = Study(
     paper="the paper's Figure 5 (rises up to 1,024 samples)",
     x_axis="lines per shadow set",
 )
+NUM_SNAPSHOTS = Study(
+    name="num_snapshots",
+    title="Snapshots per run",
+    question="How many updates of one run must a store keep, if runs are what costs?",
+    training=FUNCTIONAL,
+    main="snapshots_4",
+    cells=tuple(
+        Cell(f"snapshots_{n}", f"the last {n}" if n > 1 else "the last alone", world={"num_snapshots": n}, x=str(n))
+        for n in (1, 2, 4, 8)
+    ),
+    paper="the paper keeps those of the last 200 steps",
+    note="Every cell has the same runs and as many training steps; a store grows with its snapshots.",
+    x_axis="updates kept of a run, its last steps",
+)
 NUM_TASKS = Study(
     name="num_tasks",
     title="Number of different tasks",
@@ -204,6 +218,7 @@ ABLATIONS = (
     PARTITIONS,
     NUM_PAIRS,
     SAMPLES_PER_SET,
+    NUM_SNAPSHOTS,
     NUM_TASKS,
     MODEL_SCALES,
     OBJECTIVE,

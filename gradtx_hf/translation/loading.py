@@ -9,6 +9,7 @@ import torch
 
 from gradtx_hf.errors import ConfigurationError, LayoutError, MissingFileError
 from gradtx_hf.model import GradTransformerModel
+from gradtx_hf.model.fused_linear import has_float16_products
 from gradtx_hf.model.inference import load_for_inference
 from gradtx_hf.model.weights import CONFIG_FILE, read_config, read_headers, require_finite
 from gradtx_hf.updates.reading import ForeignFolder
@@ -38,15 +39,16 @@ def load_models(
         folder: The translator's folder.
         name: What messages call the translator.
         device: Where the models go.
-        dtype: float32, bfloat16, or "auto" for the one of these that it was saved in.
+        dtype: float32, bfloat16, float16 (on a CPU alone), or "auto" for the one that it was saved in, float32 in place
+            of a float16 that cannot be used there.
 
     Raises:
         MissingFileError: If it is no translator, or lacks a file.
         LayoutError: If a model is damaged.
         ConfigurationError: If a model's configuration, or the number format, cannot be used.
     """
-    if dtype not in ("auto", torch.float32, torch.bfloat16):
-        raise ConfigurationError(f"got dtype={dtype}, expected float32, bfloat16 or 'auto' to translate with.")
+    if dtype not in ("auto", torch.float32, torch.bfloat16, torch.float16):
+        raise ConfigurationError(f"got dtype={dtype}, expected float32, bfloat16, float16 or 'auto' to translate with.")
     return {part: _load_model(path, name, device, dtype) for part, path in _model_folders(folder, name).items()}
 
 
@@ -76,8 +78,10 @@ def _load_model(
     config = read_config(files)
     if dtype == "auto":
         found = {name: info for infos in read_headers(files).values() for name, info in infos.items()}
-        is_half = any(info.dtype == "BF16" for name, info in found.items() if name.startswith("W_out."))
-        dtype = torch.bfloat16 if is_half else torch.float32
+        formats = {info.dtype for name, info in found.items() if name.startswith("W_out.")}
+        dtype = torch.bfloat16 if "BF16" in formats else torch.float32
+        if "F16" in formats and has_float16_products(device):
+            dtype = torch.float16
     is_large = sum(path.stat().st_size for path in folder.glob("*.safetensors") if path.is_file()) >= LARGE_BYTES
     if config.has_transformer and (is_large or dtype != torch.float32):
         return load_for_inference(files, config, name=name, dtype=dtype, device=device)

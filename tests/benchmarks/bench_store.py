@@ -107,7 +107,8 @@ def _print_speed(name: str, folder: Path) -> None:
 
     def read_plainly() -> None:
         for file in files:
-            load_file(file)["tokens"].clone()  # the copy reads it: load_file maps it only
+            # load_file only maps it; the copy reads it, and into float32 as the loader does
+            load_file(file)["tokens"].to(torch.float32, copy=True)
 
     def read_rows() -> None:
         rows = {
@@ -118,7 +119,8 @@ def _print_speed(name: str, folder: Path) -> None:
         num_snapshots = {side: rows[side][0].get_shape()[0] for side in SIDES}
         for start in range(0, len(pairs), BATCH_SIZE):
             for side in SIDES:
-                torch.stack([rows[side][k][num_snapshots[side] + i] for k, i in pairs[start : start + BATCH_SIZE]])
+                read = [rows[side][k][num_snapshots[side] + i] for k, i in pairs[start : start + BATCH_SIZE]]
+                torch.stack(read).float()
 
     turns = [tuple(map(_seconds, (read_loader, read_plainly, read_rows))) for _ in range(NUM_TURNS)][1:]
     loader_seconds = min(ours for ours, _, _ in turns)

@@ -1,12 +1,15 @@
 """What a translation costs at the paper's size (36 x 12,800 to 28 x 22,528, Flan-T5-Large), with random weights.
 
 Prints, side by side from one run: the literal loop of paper Eq. 11 in float32 (encoder and whole prefix again for every
-block, on plain T5 stacks), ours in float32 and in bfloat16, each with one client and with a batch of clients; then the
-peak memory of a fresh process that loads the translator and translates. Seconds on a CPU are the process's own
-(one thread), so that what else runs on the machine counts less; the smallest of several runs. torch's own switch
-THP_MEM_ALLOC_ENABLE=1 puts weights on large pages, from which they are read faster, where Linux offers them.
+block, on plain T5 stacks), ours in each number format, with one client and with a batch of clients; then the peak
+memory of a fresh process that loads the translator and translates. Seconds on a CPU are the process's own (one thread),
+so that what else runs on the machine counts less; the smallest of several runs. The last column is how many products
+with weights were done in a second: 1,061 GFLOP literally, 48 of which no batch saves, so that at one speed a batch
+cannot be more than 22 times as fast per client. torch's own switch THP_MEM_ALLOC_ENABLE=1 puts weights on large pages,
+from which they are read faster, where Linux offers them.
 
-THP_MEM_ALLOC_ENABLE=1 OMP_NUM_THREADS=1 python tests/benchmarks/bench_translation.py [--folder KEPT] [--device cuda]
+THP_MEM_ALLOC_ENABLE=1 OMP_NUM_THREADS=1 python tests/benchmarks/bench_translation.py
+    [--folder KEPT] [--device cuda] [--dtypes float32 float16]
 """
 
 from __future__ import annotations
@@ -27,14 +30,17 @@ from torch import Tensor
 from gradtx_hf import PeftTranslator
 from gradtx_hf.lora import Adapter, load_adapter, save_adapter
 from gradtx_hf.model import GradTransformerConfig, GradTransformerModel
+from gradtx_hf.model.fused_linear import has_float16_products
 from gradtx_hf.updates import BlockLayout
 
 
 FLAN_T5_LARGE = {"d_model": 1024, "d_kv": 64, "d_ff": 2816, "num_layers": 24, "num_heads": 16}
 SHAPES = {"source": (36, 2048, 256), "target": (28, 3584, 512)}  # layers, hidden size, size of the values (3B, 7B)
 NUM_CLIENTS = 8
-NUM_RUNS = 3
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+NUM_RUNS = 2
+ENCODED = ("EncDecAttention.k.weight", "EncDecAttention.v.weight")
+"""What the decoder multiplies the encoder's output with."""
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def main() -> None:
@@ -42,6 +48,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--folder", type=Path, help="where the translator is kept; made if it is not there")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtypes", nargs="+", choices=list(DTYPES), default=list(DTYPES))
     parser.add_argument("--measure", choices=list(DTYPES), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -52,9 +59,11 @@ def main() -> None:
         folder = arguments.folder or Path(temporary) / "translator"
         if not folder.exists():
             subprocess.run([sys.executable, "-c", _call("_make_translator", folder)], check=True)
-        _print_seconds(folder, torch.device(arguments.device))
+        device = torch.device(arguments.device)
+        dtypes = {name: DTYPES[name] for name in arguments.dtypes if name != "float16" or has_float16_products(device)}
+        _print_seconds(folder, device, dtypes)
         if arguments.device == "cpu":
-            _print_memory(folder)
+            _print_memory(folder, dtypes)
 
 
 def _call(function: str, folder: Path) -> str:
@@ -65,31 +74,41 @@ def _call(function: str, folder: Path) -> str:
     )
 
 
-def _print_seconds(folder: Path, device: torch.device) -> None:
+def _print_seconds(folder: Path, device: torch.device, dtypes: dict[str, torch.dtype]) -> None:
     source = torch.randn(NUM_CLIENTS, 36, 12800, generator=torch.Generator().manual_seed(1)).to(device)
-    literal_seconds, reference = _measure_literally(folder, source[:1])
-    print("mode                     clients   seconds   per client   x literal   relative error   x bandwidth bound")
+    literal_seconds, reference, operations = _measure_literally(folder, source[:1])
     print(
-        f"Eq. 11 literally, float32      1   {literal_seconds:7.2f}   {literal_seconds:10.2f}         1.0", flush=True
+        "mode                     clients   seconds   per client   x literal   x alone   relative error   "
+        "x bandwidth bound   GFLOP/s"
     )
-    for name, dtype in DTYPES.items():
+    print(
+        f"Eq. 11 literally, float32      1   {literal_seconds:7.2f}   {literal_seconds:10.2f}         1.0 "
+        f"{operations / literal_seconds:57.0f}",
+        flush=True,
+    )
+    for name, dtype in dtypes.items():
         model = PeftTranslator.from_pretrained(folder, dtype=dtype, device=device).parts[""]
-        decoder_bytes = _bytes_read_per_block(model)
+        decoder_bytes, operations = _bytes_read_per_block(model), _operations(model, literally=False)
+        alone = 0.0
         for num_clients in (1, NUM_CLIENTS):
             seconds, generated = _measure(partial(model.generate_updates, source[:num_clients]), num_runs=NUM_RUNS)
+            alone = alone or seconds
             error = float((generated[:1] - reference).norm() / reference.norm())
             bound = decoder_bytes * 28 / _bytes_per_second(device)
             print(
                 f"ours, {name:9}          {num_clients:7d}   {seconds:7.2f}   {seconds / num_clients:10.2f}   "
-                f"{literal_seconds * num_clients / seconds:9.1f}   {error:14.1e}   {seconds / bound:17.2f}",
+                f"{literal_seconds * num_clients / seconds:9.1f}   {alone * num_clients / seconds:7.1f}   "
+                f"{error:14.1e}   {seconds / bound:17.2f}   {operations * num_clients / seconds:7.0f}",
                 flush=True,
             )
         del model
 
 
-def _measure_literally(folder: Path, source: Tensor) -> tuple[float, Tensor]:
+def _measure_literally(folder: Path, source: Tensor) -> tuple[float, Tensor, float]:
+    """Return the seconds, what was generated, and the operations in 1e9."""
     model = GradTransformerModel.from_folder(folder, name=str(folder)).to(source.device).eval()
-    return _measure(lambda: _generate_literally(model, source), num_runs=1)
+    seconds, generated = _measure(lambda: _generate_literally(model, source), num_runs=1)
+    return seconds, generated, _operations(model, literally=True)
 
 
 @torch.no_grad()
@@ -126,11 +145,24 @@ def _now(device: torch.device) -> float:
 
 def _bytes_read_per_block(model: GradTransformerModel) -> int:
     """Return the bytes of all weights that are needed again for every block; those for the encoder's output are not."""
-    once = ("EncDecAttention.k", "EncDecAttention.v")
     return sum(
         tensor.numel() * tensor.element_size()
         for name, tensor in model.state_dict().items()
-        if name.startswith(("decoder.", "W_T_emb.", "W_out.")) and not any(part in name for part in once)
+        if name.startswith(("decoder.", "W_T_emb.", "W_out.")) and not name.endswith(ENCODED)
+    )
+
+
+def _operations(model: GradTransformerModel, *, literally: bool) -> float:
+    """Return the multiplications and additions with weights for one client, in 1e9."""
+    prefixes = 28 * 29 // 2  # blocks of all prefixes together
+    rows = {"encoder.": 36, "W_S_emb.": 36, "decoder.": 28, "W_out.": 28}  # W_T_emb is folded into one small map
+    if literally:
+        rows = {"encoder.": 36 * 28, "W_S_emb.": 36 * 28, "decoder.": prefixes, "W_T_emb.": prefixes, "W_out.": 28}
+    return sum(
+        2e-9 * tensor.numel() * (rows["encoder."] if name.endswith(ENCODED) else times)
+        for name, tensor in model.state_dict().items()
+        for prefix, times in rows.items()
+        if name.startswith(prefix) and tensor.ndim == 2
     )
 
 
@@ -141,11 +173,11 @@ def _bytes_per_second(device: torch.device) -> float:
     return values.numel() * 4 / seconds
 
 
-def _print_memory(folder: Path) -> None:
+def _print_memory(folder: Path, dtypes: dict[str, torch.dtype]) -> None:
     weights = (folder / "model.safetensors").stat().st_size
     print(f"\npeak memory of a fresh process, limit 1.3 x {weights / 1e9:.2f} GB of weights + 0.6 GB = ", end="")
     print(f"{1.3 * weights / 1e9 + 0.6:.2f} GB")
-    for name in DTYPES:
+    for name in dtypes:
         command = [sys.executable, __file__, "--folder", str(folder), "--measure", name]
         print(subprocess.run(command, check=True, capture_output=True, text=True).stdout, end="", flush=True)
 

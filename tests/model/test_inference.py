@@ -12,9 +12,9 @@ from torch import Tensor
 
 from gradtx_hf.errors import ConfigurationError, LayoutError
 from gradtx_hf.model import GradTransformerModel
-from gradtx_hf.model.fused_linear import FusedLinear
+from gradtx_hf.model.fused_linear import FusedLinear, has_float16_products
 from gradtx_hf.model.inference import load_for_inference
-from gradtx_hf.model.inference_stack import FLOAT32_LAYERS
+from gradtx_hf.model.inference_stack import EXACT_LAYERS
 from gradtx_hf.model.weights import read_config
 from gradtx_hf.updates.reading import ForeignFolder
 from tests.model.blocks import KINDS, VARIANTS, make_model, random_blocks
@@ -52,7 +52,7 @@ def relative(got: Tensor, expected: Tensor) -> float:
 def test_float32_generates_what_the_plain_model_generates(
     kinds: dict[str, str] | None, options: dict[str, Any], tmp_path: Path
 ) -> None:
-    plain = saved(tmp_path, kinds=kinds, options=options, num_layers=FLOAT32_LAYERS + 1)
+    plain = saved(tmp_path, kinds=kinds, options=options, num_layers=EXACT_LAYERS + 1)
     source = random_blocks(plain.source_layout, 3)
 
     generated = load(tmp_path).generate_updates(source)
@@ -96,7 +96,7 @@ def test_each_update_of_a_batch_is_what_it_is_alone(tmp_path: Path) -> None:
 
 @every_variant
 def test_bfloat16_is_near_float32(options: dict[str, Any], tmp_path: Path) -> None:
-    plain = saved(tmp_path, options=options, num_layers=FLOAT32_LAYERS + 1)
+    plain = saved(tmp_path, options=options, num_layers=EXACT_LAYERS + 1)
     source = random_blocks(plain.source_layout, 3)
 
     generated = load(tmp_path, torch.bfloat16).generate_updates(source)
@@ -105,9 +105,53 @@ def test_bfloat16_is_near_float32(options: dict[str, Any], tmp_path: Path) -> No
     assert 0 < relative(generated, plain.generate_updates(source)) < 0.01
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@every_variant
+def test_float16_is_nearer_to_float32(options: dict[str, Any], tmp_path: Path) -> None:
+    plain = saved(tmp_path, options=options, num_layers=EXACT_LAYERS + 1)
+    source = random_blocks(plain.source_layout, 3)
+
+    generated = load(tmp_path, torch.float16).generate_updates(source)
+
+    assert generated.dtype == torch.float32
+    assert 0 < relative(generated, plain.generate_updates(source)) < 0.002
+
+
+def test_in_float16_all_products_are_float16(tmp_path: Path) -> None:
+    saved(tmp_path / "plain", kinds=KINDS)
+
+    load(tmp_path / "plain", torch.float16).save_pretrained(tmp_path / "again")
+
+    again = load_file(tmp_path / "again" / "model.safetensors")
+    products = {name for name in again if name.startswith(("encoder.block", "decoder.block", "W_"))}
+    products = {name for name in products if not name.endswith(("layer_norm.weight", "attention_bias.weight", "bias"))}
+    assert {name for name, tensor in again.items() if tensor.dtype == torch.float16} == products
+
+
+def test_weights_beyond_float16_are_refused(tmp_path: Path) -> None:
+    saved(tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    tensors["decoder.block.1.layer.2.DenseReluDense.wo.weight"][0, 0] = 1e5
+    save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
+
+    with pytest.raises(LayoutError, match=r"wo.weight' are beyond the largest float16. Use dtype float32"):
+        load(tmp_path, torch.float16)
+
+
+def test_float16_without_products_of_it_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved(tmp_path)
+    monkeypatch.setattr("gradtx_hf.model.inference.has_float16_products", lambda device: False)
+
+    with pytest.raises(ConfigurationError, match=r"got dtype float16 on cpu, .* Use float32 or bfloat16"):
+        load(tmp_path, torch.float16)
+
+
+def test_no_device_but_a_cpu_has_products_of_float16() -> None:
+    assert not has_float16_products(torch.device("cuda"))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_saved_again_it_has_every_weight_as_it_was(dtype: torch.dtype, tmp_path: Path) -> None:
-    saved(tmp_path / "plain", kinds=KINDS, num_layers=FLOAT32_LAYERS + 1)
+    saved(tmp_path / "plain", kinds=KINDS, num_layers=EXACT_LAYERS + 1)
 
     load(tmp_path / "plain", dtype).save_pretrained(tmp_path / "again")
 
@@ -116,11 +160,11 @@ def test_saved_again_it_has_every_weight_as_it_was(dtype: torch.dtype, tmp_path:
     for name, tensor in again.items():
         assert torch.equal(tensor, plain[name].to(tensor.dtype)), name
     rounded = {name for name, tensor in again.items() if tensor.dtype == torch.bfloat16}
-    last = f"decoder.block.{FLOAT32_LAYERS}"
+    last = f"decoder.block.{EXACT_LAYERS}"
     expected = {name for name in again if name.startswith((last, "W_T_emb", "W_out")) and name.endswith("weight")}
     once = ("layer_norm", "EncDecAttention.k", "EncDecAttention.v")
     expected = {name for name in expected if not any(part in name for part in once)}
-    assert rounded == (expected if dtype == torch.bfloat16 else set())
+    assert rounded == (expected if dtype == torch.bfloat16 else set())  # float16: the test above
     source = random_blocks(load(tmp_path / "again").source_layout, 2)
     both = [load(tmp_path / name, dtype).generate_updates(source) for name in ("plain", "again")]
     assert torch.equal(*both)
@@ -154,8 +198,8 @@ def test_a_checkpoint_that_lacks_a_weight_is_refused(tmp_path: Path) -> None:
         load(tmp_path)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_fused_maps_are_the_maps_side_by_side(dtype: torch.dtype) -> None:
+@pytest.mark.parametrize(("dtype", "error"), [(torch.float32, 1e-6), (torch.bfloat16, 0.01), (torch.float16, 1e-3)])
+def test_fused_maps_are_the_maps_side_by_side(dtype: torch.dtype, error: float) -> None:
     generator = torch.Generator().manual_seed(0)
     weights = {name: torch.randn(size, 40, generator=generator) for name, size in (("a", 7), ("b", 33))}
     bias, inputs = torch.randn(40, generator=generator), torch.randn(2, 3, 40, generator=generator)
@@ -163,7 +207,7 @@ def test_fused_maps_are_the_maps_side_by_side(dtype: torch.dtype) -> None:
     fused = FusedLinear(weights, bias=bias, dtype=dtype, device=CPU)
 
     expected = inputs @ torch.cat(list(weights.values())).T + bias
-    assert relative(fused(inputs), expected) < (1e-6 if dtype == torch.float32 else 0.01)
+    assert relative(fused(inputs), expected) < error
     parts = fused.tensors()
     assert torch.equal(parts.pop("bias"), bias)
     assert parts.keys() == weights.keys()

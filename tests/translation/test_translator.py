@@ -308,7 +308,7 @@ def test_a_translator_in_bfloat16_translates_to_nearly_the_same_in_float32(
     assert relative_difference(translated, expected, translator.target_init.tensors) < 0.01
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_by_default_a_translator_has_the_number_format_that_it_was_saved_in(
     dtype: torch.dtype, pair: Pair, clients: list[Path], tmp_path: Path
 ) -> None:
@@ -323,8 +323,8 @@ def test_by_default_a_translator_has_the_number_format_that_it_was_saved_in(
 
 
 def test_a_number_format_to_translate_with_that_there_is_none_is_refused(pair: Pair) -> None:
-    with pytest.raises(ConfigurationError, match=r"got dtype=torch.float16, expected float32, bfloat16 or 'auto'"):
-        PeftTranslator.from_pretrained(pair.translator, dtype=torch.float16)
+    with pytest.raises(ConfigurationError, match=r"got dtype=torch.float64, expected float32, bfloat16, float16 or"):
+        PeftTranslator.from_pretrained(pair.translator, dtype=torch.float64)
 
 
 def test_a_large_translator_is_loaded_to_translate_with_and_saved_whole(
