@@ -61,7 +61,7 @@ def cell_table(report: StudyReport) -> str:
         head += [title, "gain recovered", "nats per token"]
     rows = [_cell_row(cell, groups) for cell in report.cells]
     for world, summary in pairs:
-        pair = f" ({world.source} → {world.target})" if len(pairs) > 1 else ""
+        pair = f" ({world.pair})" if len(pairs) > 1 else ""
         for name in REFERENCES:
             if name in summary["all"].methods:
                 label = f"*{method_of(name).label}{pair}*"

@@ -1,6 +1,7 @@
 """The playground's studies, their whole way at toy size: few rules, rows and steps. The numbers mean nothing. Ours.
 
-Models that a study pretrains are taken as the embedded ones.
+A model that a study pretrains is taken as the embedded one, or hardly trained where it is of another architecture or
+tokenizer.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ from dataclasses import replace
 from typing import Any
 
 from gradtx_hf.studies.baseline_clients import BaselineSettings
-from gradtx_hf.studies.cells import Cell, Clients, Study, World
+from gradtx_hf.studies.cells import SINCE_ADDED, Cell, Clients, Study, World
+from gradtx_hf.studies.models import OF_ITS_OWN_KIND
 from gradtx_hf.studies.shift_clients import ShiftStudySettings
 
 
@@ -107,6 +109,8 @@ def _tiny_clients(clients: Clients) -> Clients:
 
 def _tiny_cell(cell: Cell) -> Cell:
     world = {name: _at_most(value, MOST_OF_WORLD[name]) for name, value in cell.world.items() if name in MOST_OF_WORLD}
+    world |= {side: f"{name}_tiny" for side, name in cell.world.items() if name in OF_ITS_OWN_KIND}
+    world |= {name: value for name, value in cell.world.items() if name in SINCE_ADDED}
     if "shadow_recipe" in cell.world:
         world["shadow_recipe"] = _tiny_recipe(cell.world["shadow_recipe"])
     clients = {name: _at_most(value, MOST_OF_CLIENTS.get(name, value)) for name, value in cell.clients.items()}
