@@ -25,7 +25,7 @@ FAMILIES = Study(
     question="Does a translator work between two architectures, two tokenizers, and into a target's MLP as well?",
     training=FUNCTIONAL,
     world=World(runs_per_rule=3),
-    clients=Clients(num_seen=6, num_ceiling_steps=120, num_public_steps=240),
+    clients=Clients(num_seen=4, num_unseen=8, num_ceiling_steps=120, num_public_steps=240),
     cells=(
         Cell("llama_to_llama", "Llama → Llama, the embedded pair"),
         Cell("llama_to_qwen2", "Llama → Qwen2", world={"target": "target_qwen2"}),

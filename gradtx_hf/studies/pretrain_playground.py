@@ -148,7 +148,22 @@ def build_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> PreTraine
         **ARCHITECTURES[recipe.architecture],
     )
     model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
+    if recipe.letters_per_token > 1:
+        _spell_pieces(model, recipe, tokenizer)
     return model
+
+
+@torch.no_grad()
+def _spell_pieces(model: PreTrainedModel, recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> None:
+    """Let the vectors of a token of several letters begin as the sum of a vector for each letter at its place."""
+    vocabulary = tokenizer.get_vocab()
+    ids = torch.tensor([vocabulary[piece] for piece in _pieces(recipe.letters_per_token)])
+    for module in (model.get_input_embeddings(), model.get_output_embeddings()):
+        summed = torch.zeros(1, recipe.hidden_size)
+        for _ in range(recipe.letters_per_token):
+            letters = torch.randn(len(LETTERS), recipe.hidden_size) * recipe.initializer_range
+            summed = (summed[:, None] + letters).flatten(0, 1)  # the last letter changes fastest
+        module.get_parameter("weight")[ids] = summed
 
 
 class LineSampler:

@@ -12,6 +12,7 @@ from typing import Any
 
 from gradtx_hf.studies.baseline_clients import BaselineSettings
 from gradtx_hf.studies.cells import SINCE_ADDED, Cell, Clients, Study, World
+from gradtx_hf.studies.full_weights_runs import FullWeightSettings
 from gradtx_hf.studies.models import OF_ITS_OWN_KIND
 from gradtx_hf.studies.shift_clients import ShiftStudySettings
 
@@ -91,6 +92,16 @@ def tiny_baselines() -> BaselineSettings:
         refinement_recipe=refinement,
         refinement_steps=(0, RECIPE["num_steps"]),
         num_curve_lines=2,
+    )
+
+
+def tiny_full_weights() -> FullWeightSettings:
+    """Return small settings of the study ``full_weights``."""
+    settings = FullWeightSettings()
+    return FullWeightSettings(
+        world=_tiny_world(settings.world),
+        clients=_tiny_clients(settings.clients),
+        training={**settings.training, **TRAINING},
     )
 
 
