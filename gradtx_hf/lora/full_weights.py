@@ -95,12 +95,13 @@ def added_weights(model: PreTrainedModel, update: Mapping[str, Tensor]) -> Itera
         if shape != list(delta.shape):
             raise LayoutError(f"weight '{name}' of the model is {shape}, the update's is {list(delta.shape)}.")
     before = {name: parameters[name].detach().clone() for name in update}
-    with torch.no_grad():
-        try:
+    try:
+        with torch.no_grad():
             for name, delta in update.items():
                 parameters[name].add_(delta.to(parameters[name]))
-            yield model
-        finally:
+        yield model
+    finally:
+        with torch.no_grad():
             for name, weight in before.items():
                 parameters[name].copy_(weight)
 
@@ -131,25 +132,29 @@ def as_adapter(update: Mapping[str, Tensor], model: PreTrainedModel, *, rank: in
     Args:
         update: Full-weight update by name.
         model: The model that it is of; it tells which layers keep their weights transposed.
-        rank: R ≥ 1; of R at least the smaller side of every weight the adapter is the update itself.
+        rank: R ≥ 1; a module has at most the smaller side of its weight, where the adapter is the update itself.
     """
     modules = dict(model.named_modules())
     tensors: dict[str, Tensor] = {}
+    ranks: dict[str, int] = {}
     lost = total = 0.0
     for name, delta in update.items():
         path = name.removesuffix(f".{WEIGHT}")
         matrix = delta.double().T if isinstance(modules[path], Conv1D) else delta.double()  # [out, in]
         left, values, right = torch.linalg.svd(matrix, full_matrices=False)
-        kept = min(rank, len(values))
+        ranks[path] = kept = min(rank, len(values))
         roots = values[:kept].sqrt()
-        a, b = matrix.new_zeros(rank, matrix.shape[1]), matrix.new_zeros(matrix.shape[0], rank)
-        a[:kept], b[:, :kept] = roots[:, None] * right[:kept], left[:, :kept] * roots
-        tensors |= {f"{path}.lora_A": a.to(delta), f"{path}.lora_B": b.to(delta)}
+        tensors[f"{path}.lora_A"] = (roots[:, None] * right[:kept]).to(delta)
+        tensors[f"{path}.lora_B"] = (left[:, :kept] * roots).to(delta)
         lost, total = lost + float(values[kept:].square().sum()), total + float(values.square().sum())
+    largest = max(ranks.values())
+    smaller = {path: kept for path, kept in ranks.items() if kept < largest}
     config = LoraConfig(
-        r=rank,
-        lora_alpha=rank,
-        target_modules=sorted(name.removesuffix(f".{WEIGHT}") for name in update),
+        r=largest,
+        lora_alpha=largest,
+        rank_pattern=dict(smaller),
+        alpha_pattern=dict(smaller),
+        target_modules=sorted(ranks),
         task_type="CAUSAL_LM",
     )
     return LowRankUpdate(config, tensors, (lost / total) ** 0.5 if total else 0.0)
