@@ -24,7 +24,7 @@ from gradtx_hf.studies.client_sets import ClientSet
 from gradtx_hf.studies.clients import CONTROLS_FILE, score_constants, score_controls
 from gradtx_hf.studies.models import EMBEDDED, Pretraining, model_folder, pretrain_model
 from gradtx_hf.studies.results import read_result
-from gradtx_hf.studies.shared_runs import copy_source_runs
+from gradtx_hf.studies.shared_runs import share_source_runs
 from gradtx_hf.studies.stages import (
     CellScoring,
     Task,
@@ -185,7 +185,7 @@ def _curate(runs: Sequence[CellRun], folder: Path, *, num_workers: int) -> list[
             if not (store / MANIFEST_FILE).is_file():
                 arguments = curation_arguments(world, place, num_workers=num_workers)
                 try:
-                    copy_source_runs(arguments, store.parent)
+                    share_source_runs(arguments, store.parent)
                     curate(arguments)
                 except GradTxError as error:
                     failed[store] = one_line(error)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,18 +10,20 @@ from gradtx_hf.updates.store import MANIFEST_FILE, UpdateStore
 
 
 SAME = ("source", "corpora", "shadow_sets", "num_snapshots", "seed", "store_dtype")
-"""Parts of a plan that, with the packs and the layout of the source, determine a source run's bytes."""
+"""Parts of a plan that, with the packs and the blocks of the source, determine a source run's updates."""
 
 
-def copy_source_runs(arguments: CurationArguments, stores: Path) -> int:
-    """Give a store the source runs of a finished one beside it, if that would make the very same; curation goes on.
+def share_source_runs(arguments: CurationArguments, stores: Path) -> int:
+    """Give a store the source runs of a finished one beside it, if its own would be the same; curation goes on.
+
+    Token kinds may differ, which change no update.
 
     Args:
         arguments: How the store is curated.
         stores: The folder of stores.
 
     Returns:
-        Number of runs that were copied.
+        Number of runs that were taken over.
     """
     finished = [path.parent for path in sorted(stores.glob(f"*/{MANIFEST_FILE}"))]
     if not finished:
@@ -32,17 +33,15 @@ def copy_source_runs(arguments: CurationArguments, stores: Path) -> int:
         if _has_same_source_runs(store, other):
             missing = [k for k in store.shadow_sets("source") if not store.has("source", k)]
             for k in missing:
-                path = store.shard_path("source", k)
-                copied = path.with_name(f".{path.name}.tmp")
-                shutil.copyfile(other.shard_path("source", k), copied)
-                copied.replace(path)
+                store.write("source", k, other.read("source", k), other.info("source", k))
             return len(missing)
     return 0
 
 
 def _has_same_source_runs(store: UpdateStore, other: UpdateStore) -> bool:
+    own, others = ([block.slots for block in each.source_layout.blocks] for each in (store, other))
     return (
-        all(store.plan.get(name) == other.plan.get(name) for name in SAME)
+        own == others
+        and all(store.plan.get(name) == other.plan.get(name) for name in SAME)
         and store.plan["units"]["source"] == other.plan["units"]["source"]
-        and store.source_layout.fingerprint == other.source_layout.fingerprint
     )
