@@ -91,7 +91,7 @@ def run_full_weights_study(
         "study": {"name": NAME, "question": QUESTION, "settings": asdict(settings)},
         "seeds": num_seeds,
         "num_target_runs": target_runs,
-        "rivals": {f"lora_of_rank_{rank}": _share_lost(errors, rank) for rank in settings.ranks},
+        "lora": {f"lora_of_rank_{rank}": _share_lost(errors, rank) for rank in settings.ranks},
     }
     report = pooled(clients, config=config)
     report = Report(**{**vars(report), "seconds": read_seconds(folder), "command": command})
@@ -188,4 +188,4 @@ def _score_adapter(side: SideModel, adapter: LowRankUpdate, test: Dataset) -> Sc
 
 def _share_lost(errors: Sequence[Sequence[Mapping[int, float]]], rank: int) -> dict[str, Any]:
     """Return a rank, and the mean over clients of ‖s·B·A - ΔW‖ / ‖ΔW‖ at that rank."""
-    return {"rank": rank, "error": round(fmean(client[rank] for clients in errors for client in clients), 4)}
+    return {"rank": rank, "error": round(fmean(client[rank] for clients in errors for client in clients), 6)}

@@ -1,4 +1,4 @@
-"""Stores of one source, made one after the other: source runs are fine-tuned once, and are what they would have been."""
+"""Stores of one source, one after the other: source runs are fine-tuned once, and are what they would have been."""
 
 from __future__ import annotations
 
