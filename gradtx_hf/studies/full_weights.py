@@ -8,6 +8,7 @@ ranks, which stock PEFT loads. Source: the paper names any difference of paramet
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -34,8 +35,9 @@ from gradtx_hf.hub.markdown import markdown_table
 from gradtx_hf.lora import save_adapter
 from gradtx_hf.lora.full_weights import LowRankUpdate, added_weights, as_adapter, load_weights, save_weights
 from gradtx_hf.model import GradTransformerModel
+from gradtx_hf.output import write_json
 from gradtx_hf.studies.claim import claim_folder
-from gradtx_hf.studies.clients import PUBLIC_FINETUNE, SCORING, SHADOW_MEAN, SHUFFLED_INPUT
+from gradtx_hf.studies.clients import PUBLIC_FINETUNE, SCORING, SHADOW_MEAN, SHUFFLED_INPUT, read_scores
 from gradtx_hf.studies.full_weights_runs import FullWeightSettings, SeedRun, SideModel
 from gradtx_hf.studies.results import pooled
 from gradtx_hf.studies.world import Place
@@ -45,6 +47,7 @@ from gradtx_hf.updates.store import UpdateStore
 
 NAME = "full_weights"
 TITLE = "Full-weight updates in the place of LoRA adapters"
+SCORES_FILE = "scores.json"
 QUESTION = "Can a translator turn differences of the weights themselves, and what is left of one at a LoRA's rank?"
 
 
@@ -84,7 +87,7 @@ def run_full_weights_study(
             with timed(folder, "training"):
                 model = run.train(store)
             with timed(folder, "scoring"):
-                clients[seed], lost = _score_all(run, store, model)
+                clients[seed], lost = _scores(run, store, model)
             errors.append(lost)
             target_runs = num_target_runs(store)
     config = {
@@ -119,6 +122,19 @@ def render_full_weights_plan(*, num_seeds: int) -> str:
         f"By {num_seeds} seed{'' if num_seeds == 1 else 's'}. Nothing was run or written.",
     ]
     return "\n\n".join(sections)
+
+
+def _scores(
+    run: SeedRun, store: UpdateStore, model: GradTransformerModel
+) -> tuple[list[ClientScores], list[dict[int, float]]]:
+    """Return what ``_score_all`` does, kept in ``scores.json``, whose existence means that a seed is done."""
+    path = run.place.home / SCORES_FILE
+    if not path.is_file():
+        scored, errors = _score_all(run, store, model)
+        write_json(path, {"clients": [asdict(client) for client in scored], "errors": errors})
+    values = json.loads(path.read_text(encoding="utf-8"))
+    errors = [{int(rank): error for rank, error in client.items()} for client in values["errors"]]
+    return read_scores(values["clients"]), errors
 
 
 def _score_all(

@@ -92,5 +92,5 @@ def test_a_folder_of_other_settings_and_no_seed_are_refused(folder: Path) -> Non
 
 def test_the_plan_says_what_it_costs() -> None:
     plan = render_full_weights_plan(num_seeds=2)
-    assert "| source runs of the store | 324 | 60 |" in plan
+    assert "| source runs of the store | 108 | 60 |" in plan
     assert plan.endswith("By 2 seeds. Nothing was run or written.")
