@@ -183,8 +183,8 @@ def _curate(runs: Sequence[CellRun], folder: Path, *, num_workers: int) -> list[
     with timed(folder, "curation"):
         for store, (world, place) in wanted.items():
             if not (store / MANIFEST_FILE).is_file():
-                arguments = curation_arguments(world, place, num_workers=num_workers)
                 try:
+                    arguments = curation_arguments(world, place, num_workers=num_workers)
                     share_source_runs(arguments, store.parent)
                     curate(arguments)
                 except GradTxError as error:
