@@ -92,9 +92,7 @@ class FullWeightSettings:
     """
 
     world: World = field(default_factory=_world)
-    clients: Clients = field(
-        default_factory=lambda: Clients(num_seen=4, num_unseen=8, num_ceiling_steps=120, num_public_steps=240)
-    )
+    clients: Clients = field(default_factory=_clients)
     training: Mapping[str, Any] = field(default_factory=lambda: {**FUNCTIONAL, "max_steps": NUM_STEPS})
     ranks: tuple[int, ...] = (2, 8, 32)
     packs: Mapping[Side, int] = field(default_factory=lambda: {"source": 16, "target": 6})
