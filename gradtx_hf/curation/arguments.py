@@ -10,6 +10,7 @@ from typing import Any, Literal
 from gradtx_hf.curation.share import Share
 from gradtx_hf.errors import ConfigurationError
 from gradtx_hf.finetuning import DataSource, FineTuningRecipe
+from gradtx_hf.updates import is_kind_name
 from gradtx_hf.updates.plan import STORE_DTYPES
 
 
@@ -252,6 +253,8 @@ class CurationArguments:
         if not self.token_kinds:
             raise ConfigurationError("token_kinds names no kind. Name at least one, or leave it out.")
         for kind, pattern in self.token_kinds.items():
+            if not is_kind_name(kind):
+                raise ConfigurationError(f"got token kind '{kind}', expected a plain name such as 'mlp'.")
             try:
                 re.compile(pattern)
             except (TypeError, re.error) as error:

@@ -2,6 +2,7 @@
 
 The rows of a batch are grouped by adapter: of K · R rows, adapter k has the rows k · R to (k + 1) · R - 1. Every
 adapted module adds its K products in two batched multiplications, so that K small models cost little more than one.
+Full-weight updates (see ``full_weights``) are placed in the same way, in one multiplication.
 The factors are ordinary tensors of the caller's: gradients flow back into whatever made them.
 
 Axes: K adapters, R rows of each, T tokens, r rank, V vocabulary. Source: ours.
@@ -17,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from transformers.pytorch_utils import Conv1D
 
 from gradtx_hf.errors import LayoutError
 from gradtx_hf.lora.adapter_dropout import AdapterDropout
@@ -27,7 +29,7 @@ IGNORED = -100
 
 
 class AdapterStack:
-    """Places K LoRA adapters of one shape on a model, for one pass or several.
+    """Places K LoRA adapters, or full-weight updates, of one shape on a model, for one pass or several.
 
     Args:
         model: A causal language model without adapters of its own. Its own parameters are left alone: freeze them if
@@ -60,7 +62,8 @@ class AdapterStack:
 
         Args:
             factors: ``<module path>.lora_A`` ``[K, r, in]`` and ``.lora_B`` ``[K, out, r]``, for an embedding
-                ``.lora_embedding_A`` ``[K, r, V]`` and ``.lora_embedding_B`` ``[K, out, r]``; of every module.
+                ``.lora_embedding_A`` ``[K, r, V]`` and ``.lora_embedding_B`` ``[K, out, r]``, or ``.weight``, K times
+                the shape of a linear layer's weight, which take no dropout; of every module.
 
         Raises:
             LayoutError: If factors are missing, or not all of one K.
@@ -69,17 +72,25 @@ class AdapterStack:
         self._factors = factors
         with ExitStack() as hooks:
             for path, module in self._modules.items():
-                is_embedding = isinstance(module, nn.Embedding)
-                infix = "embedding_" if is_embedding else ""
-                names = [f"{path}.lora_{infix}{letter}" for letter in "AB"]
-                if any(name not in factors for name in names):
-                    raise LayoutError(f"got no factors for module '{path}', expected {' and '.join(names)}.")
-                a, b = (factors[name] for name in names)
-                hook = _EmbeddingHook if is_embedding else _LinearHook
-                placed = hook(a, b, num_adapters, self._scales[path], self._dropout)
-                handle = module.register_forward_hook(placed)
+                handle = module.register_forward_hook(self._hook(path, module, factors, num_adapters))
                 hooks.callback(handle.remove)
             yield self.model
+
+    def _hook(
+        self, path: str, module: nn.Module, factors: Mapping[str, Tensor], num_adapters: int
+    ) -> _LinearHook | _EmbeddingHook | _WeightHook:
+        """Return what adds one module's K products."""
+        weights = factors.get(f"{path}.weight")
+        if weights is not None:
+            return _WeightHook(weights if isinstance(module, Conv1D) else weights.transpose(1, 2), self._scales[path])
+        is_embedding = isinstance(module, nn.Embedding)
+        infix = "embedding_" if is_embedding else ""
+        names = [f"{path}.lora_{infix}{letter}" for letter in "AB"]
+        if any(name not in factors for name in names):
+            raise LayoutError(f"got no factors for module '{path}', expected {' and '.join(names)}.")
+        a, b = (factors[name] for name in names)
+        hook = _EmbeddingHook if is_embedding else _LinearHook
+        return hook(a, b, num_adapters, self._scales[path], self._dropout)
 
     def recompute_activations(self) -> None:
         """Let the model recompute its activations in the backward pass, with the adapters that were placed.
@@ -167,6 +178,18 @@ class _LinearHook:
         if base.dtype == x.dtype:
             return torch.baddbmm(base, x @ self._a, self._b, alpha=self._scale).view(output.shape)
         return output + (self._scale * (x @ self._a @ self._b)).to(output.dtype).view(output.shape)
+
+
+class _WeightHook:
+    """Adds what K full-weight updates make of the input to the output of a linear layer."""
+
+    def __init__(self, weights: Tensor, scale: float) -> None:
+        self._weights, self._scale = weights, scale  # [K, in, out]
+
+    def __call__(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        x = inputs[0].to(self._weights.dtype)
+        x = x.reshape(len(self._weights), -1, x.shape[-1])  # [K, R·T, in]
+        return output + (self._scale * (x @ self._weights)).to(output.dtype).view(output.shape)
 
 
 class _EmbeddingHook:

@@ -9,18 +9,16 @@ Axes: N_S / N_T blocks, D_S / D_T the size of the largest block, H d_model. Sour
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import fields
 from functools import lru_cache
 from typing import Any, Literal, get_args
 
-from torch import nn
 from transformers import PreTrainedConfig, T5Config
 from transformers.activations import ACT2FN
 
 from gradtx_hf.errors import ConfigurationError, LayoutError, holds_secret
-from gradtx_hf.updates import BlockLayout
+from gradtx_hf.updates import BlockLayout, is_kind_name
 
 
 Decoding = Literal["autoregressive", "parallel"]
@@ -259,7 +257,7 @@ def _check_layout(side: str, blocks: object, fingerprint: str | None) -> str:
             "The file was changed after it was saved: download it again."
         )
     for kind in layout.kinds:
-        if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", kind) or hasattr(nn.ModuleDict, kind):
+        if not is_kind_name(kind):
             raise LayoutError(f"got token kind '{kind}' in the {side} layout, expected a plain name such as 'mlp'.")
     return layout.fingerprint
 

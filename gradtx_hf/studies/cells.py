@@ -22,6 +22,9 @@ from gradtx_hf.translation.aggregation import Aggregation
 CELL_NAME = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
 MADE_BY_THE_STUDY = ("store", "output_dir", "seed")
 """Arguments of a training that are not a cell's to choose."""
+MODULES = ("q_proj", "v_proj")
+SINCE_ADDED = ("source_modules", "target_modules", "token_kinds")
+"""Fields of ``World`` that ``to_dict`` names only where they are not the default: folders of before go on."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,9 @@ class World:
         source_recipe: How source adapters are fine-tuned, the shadows' and the clients' alike.
         target_recipe: How target adapters are fine-tuned; the ceilings and the public fine-tune take more steps.
         shadow_recipe: Changes of the source recipe for the shadows alone.
+        source_modules: Modules of the source that are adapted, by the last parts of their paths.
+        target_modules: Modules of the target that are adapted.
+        token_kinds: One token per layer and kind, see ``CurationArguments``; empty: one token per layer.
     """
 
     source: str = "source"
@@ -51,20 +57,40 @@ class World:
     source_recipe: Mapping[str, Any] = field(default_factory=source_recipe)
     target_recipe: Mapping[str, Any] = field(default_factory=target_recipe)
     shadow_recipe: Mapping[str, Any] = field(default_factory=dict)
+    source_modules: tuple[str, ...] = MODULES
+    target_modules: tuple[str, ...] = MODULES
+    token_kinds: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def num_shadow_sets(self) -> int:
         """Shadow sets in all."""
         return self.num_rules * self.runs_per_rule
 
+    @property
+    def pair(self) -> str:
+        """The models, with the target's modules where they are not the usual ones."""
+        modules = "" if self.target_modules == MODULES else f" ({', '.join(self.target_modules)})"
+        return f"{self.source} → {self.target}{modules}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all that determines its stores, as values that ``json`` takes."""
+        usual = World()
+        return {
+            name: value
+            for name, value in asdict(self).items()
+            if name not in SINCE_ADDED or value != getattr(usual, name)
+        }
+
     def with_pair_of(self, other: World) -> World:
-        """Return this world with another's models and recipes."""
+        """Return this world with another's models, adapted modules and recipes; token kinds change no adapter."""
         return replace(
             self,
             source=other.source,
             target=other.target,
             source_recipe=other.source_recipe,
             target_recipe=other.target_recipe,
+            source_modules=other.source_modules,
+            target_modules=other.target_modules,
         )
 
 
@@ -244,8 +270,8 @@ class Study:
     def settings_of(self, cell: Cell) -> dict[str, Any]:
         """Return all that determines a cell's numbers but the seed, as JSON values."""
         return {
-            "world": asdict(self.world_of(cell)),
-            "control_world": asdict(self.control_world_of(cell)),
+            "world": self.world_of(cell).to_dict(),
+            "control_world": self.control_world_of(cell).to_dict(),
             "training": self.training_of(cell),
             "clients": asdict(self.clients_of(cell)),
             "client_noise": cell.client_noise,

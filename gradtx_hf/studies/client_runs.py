@@ -5,20 +5,32 @@ Source: ours.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from gradtx_hf.client import fine_tune_client
 from gradtx_hf.evaluation.fine_tuning import FineTuningJob, perform_fine_tuning
-from gradtx_hf.finetuning import FineTuningRecipe, PrivacySettings, load_samples
+from gradtx_hf.finetuning import (
+    FineTuningRecipe,
+    PackedRun,
+    PrivacySettings,
+    fine_tune_pack,
+    load_language_model,
+    load_samples,
+    tokenize_examples,
+)
 from gradtx_hf.finetuning.pool import one_thread
+from gradtx_hf.lora import load_adapter, save_adapter
+from gradtx_hf.output import new_folder
 from gradtx_hf.studies.cells import Clients, World
 from gradtx_hf.studies.client_sets import ClientSet
 
 
 LEDGERS = "ledgers"
+MOST_AT_ONCE = 6
+"""Runs that are fine-tuned at once on one model."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +67,65 @@ def missing_client_runs(clients: ClientSet, world: World, settings: Clients) -> 
         job = FineTuningJob(inits["source"], client.train, store, source, client.seed, str(home))
         runs.append(ClientRun(job, settings.privacy))
     return [run for run in runs if not Path(run.job.output_dir).is_dir()]
+
+
+@dataclass(frozen=True)
+class ClientPack:
+    """Runs that are fine-tuned at once, from one initial adapter by one recipe; or one run alone."""
+
+    runs: tuple[ClientRun, ...]
+
+    @property
+    def key(self) -> str:
+        """What tells it from others."""
+        return self.runs[0].job.output_dir
+
+
+def pack_client_runs(runs: Sequence[ClientRun]) -> list[ClientPack]:
+    """Group runs that can be fine-tuned at once, which changes no more than the last bits of their numbers.
+
+    A private run, one in parts, and the public control, which reads the store, go alone.
+    """
+    groups: dict[object, list[ClientRun]] = {}
+    for run in runs:
+        job = run.job
+        goes_alone = bool(run.privacy) or job.recipe.num_parts > 1 or job.samples is None
+        groups.setdefault(job.output_dir if goes_alone else (job.init, job.recipe), []).append(run)
+    return [
+        ClientPack(tuple(group[first : first + MOST_AT_ONCE]))
+        for group in groups.values()
+        for first in range(0, len(group), MOST_AT_ONCE)
+    ]
+
+
+def perform_client_pack(pack: ClientPack) -> None:
+    """Fine-tune the adapters of a pack."""
+    if len(pack.runs) == 1:
+        perform_client_run(pack.runs[0])
+        return
+    jobs = [run.job for run in pack.runs]
+    recipe, adapter = jobs[0].recipe, load_adapter(jobs[0].init)
+    with one_thread():
+        model, tokenizer = load_language_model(
+            adapter.base_model, revision=adapter.config.revision, max_length=recipe.max_length
+        )
+        examples = [load_samples(job.samples or (), seed=job.seed) for job in jobs]
+        runs = [
+            PackedRun(
+                job.output_dir,
+                adapter.tensors,
+                tokenize_examples(rows, tokenizer, max_length=recipe.max_length),
+                job.seed,
+            )
+            for job, rows in zip(jobs, examples, strict=True)
+        ]
+        dropout = float(adapter.config.lora_dropout)
+        results = fine_tune_pack(
+            model, runs, tokenizer=tokenizer, recipe=recipe, scales=adapter.scales, dropout=dropout
+        )
+    for job, result in zip(jobs, results, strict=True):
+        with new_folder(job.output_dir) as folder:
+            save_adapter(folder, config=adapter.config, tensors=result.tensors)
 
 
 def perform_client_run(run: ClientRun) -> None:

@@ -1,17 +1,17 @@
 """The playground's models by name: the two that are embedded, and others that a study pretrains in its own folder.
 
-Source: ours; the recipe is that of the embedded ones, with another width and depth.
+Source: ours; the recipe is that of the embedded ones, with another width and depth, architecture or tokenizer.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gradtx_hf.finetuning.pool import one_thread
 from gradtx_hf.output import new_folder, write_json
 from gradtx_hf.playground import source_path, target_path
-from gradtx_hf.studies.pretrain_playground import RECIPES, Recipe, build_tokenizer, pretrain
+from gradtx_hf.studies.pretrain_playground import RECIPES, Recipe, Stage, build_tokenizer, pretrain
 
 
 EMBEDDED = {"source": source_path, "target": target_path}
@@ -26,7 +26,19 @@ PRETRAINED: dict[str, Recipe] = {
     "target_large": Recipe(
         hidden_size=128, intermediate_size=344, num_layers=5, initializer_range=0.07, stages=TARGET_STAGES
     ),
+    "source_gpt2": replace(RECIPES["source"], architecture="gpt2"),
+    "source_pairs": replace(RECIPES["source"], letters_per_token=2),
+    "target_qwen2": replace(RECIPES["target"], architecture="qwen2"),
+    "target_pairs": replace(RECIPES["target"], letters_per_token=2),
 }
+OF_ITS_OWN_KIND = tuple(
+    name for name, recipe in PRETRAINED.items() if recipe.architecture != "llama" or recipe.letters_per_token != 1
+)
+TINY_STAGE = Stage(20, 4, 1e-3, hide_together=True)
+PRETRAINED |= {
+    f"{name}_tiny": replace(PRETRAINED[name], num_layers=2, stages=(TINY_STAGE,)) for name in OF_ITS_OWN_KIND
+}
+"""For dry runs: the models of an architecture or a tokenizer of their own, hardly trained."""
 MODELS = (*EMBEDDED, *PRETRAINED)
 PRETRAINING_FILE = "pretraining.json"
 PRETRAINING_SEED = 0
@@ -55,7 +67,7 @@ def pretrain_model(job: Pretraining) -> None:
     with one_thread(), new_folder(job.folder) as folder:
         model, exact_match = pretrain(job.name, seed=PRETRAINING_SEED, recipes=PRETRAINED)
         model.save_pretrained(folder)
-        build_tokenizer().save_pretrained(folder)
+        build_tokenizer(PRETRAINED[job.name].letters_per_token).save_pretrained(folder)
         num_parameters = sum(parameter.numel() for parameter in model.parameters())
         write_json(
             folder / PRETRAINING_FILE,

@@ -10,17 +10,19 @@ independently, which is what lets LoRA pick a rule later. About five minutes on 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
 from tqdm import tqdm
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from gradtx_hf.playground.world import (
     HIDDEN,
@@ -35,6 +37,17 @@ from gradtx_hf.playground.world import (
 SPECIAL_TOKENS = ["<pad>", "<eos>", "<unk>"]
 HIDDEN_SHARE = 0.25
 LINE_TOKENS = 2 + NUM_POSITIONS + 1 + NUM_POSITIONS + 1
+"""Tokens of a line where each letter is one."""
+ROPE = {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}}
+Architecture = Literal["llama", "qwen2", "gpt2"]
+ARCHITECTURES: dict[Architecture, dict[str, Any]] = {
+    "llama": ROPE,
+    "qwen2": {**ROPE, "num_key_value_heads": 2},
+    "gpt2": {"attn_pdrop": 0.0, "embd_pdrop": 0.0, "resid_pdrop": 0.0},
+}
+"""Model types of transformers, and the values of their configurations that are not those of a ``Recipe``."""
+MLP_WIDTH: dict[Architecture, str] = {"llama": "intermediate_size", "qwen2": "intermediate_size", "gpt2": "n_inner"}
+"""What a configuration calls the width of the MLP."""
 
 
 @dataclass(frozen=True)
@@ -49,13 +62,25 @@ class Stage:
 
 @dataclass(frozen=True)
 class Recipe:
-    """The shape of a playground model and how it is pretrained."""
+    """The shape of a playground model and how it is pretrained.
+
+    Attributes:
+        hidden_size: Width of the residual stream.
+        intermediate_size: Width of the MLP.
+        num_layers: Layers, each of four heads.
+        initializer_range: Standard deviation of the first weights.
+        stages: The stages of its pretraining.
+        architecture: One of ``ARCHITECTURES``.
+        letters_per_token: Letters that its tokenizer reads and writes at a time; divides a word's six.
+    """
 
     hidden_size: int
     intermediate_size: int
     num_layers: int
     initializer_range: float
     stages: tuple[Stage, ...]
+    architecture: Architecture = "llama"
+    letters_per_token: int = 1
 
 
 # Weights start near 1/sqrt(hidden_size): with the usual 0.02 models this small do not learn the rules.
@@ -83,12 +108,17 @@ RECIPES = {
 }
 
 
-def build_tokenizer() -> PreTrainedTokenizerFast:
-    """Build the character tokenizer of the world: 41 tokens."""
-    characters = LETTERS + "".join(REARRANGEMENT_TAGS.values()) + SHIFT_TAGS + HIDDEN + "="
-    vocabulary = {token: i for i, token in enumerate([*SPECIAL_TOKENS, *characters])}
+def build_tokenizer(letters_per_token: int = 1) -> PreTrainedTokenizerFast:
+    """Build a tokenizer of the world: by letter 41 tokens and 16 a line, by pairs of letters 173 and 10.
+
+    Args:
+        letters_per_token: Letters of a word that are one token; tags and signs are tokens of their own.
+    """
+    characters = "".join(REARRANGEMENT_TAGS.values()) + SHIFT_TAGS + HIDDEN + "="
+    vocabulary = {token: i for i, token in enumerate([*SPECIAL_TOKENS, *_pieces(letters_per_token), *characters])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("."), behavior="isolated")
+    pattern = Regex(f"[{LETTERS}]{{{letters_per_token}}}|.")
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(pattern, behavior="isolated")
     tokenizer.decoder = decoders.Fuse()
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
@@ -101,29 +131,56 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def build_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
+def build_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
     """Build one untrained playground model."""
-    return LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=recipe.hidden_size,
-            intermediate_size=recipe.intermediate_size,
-            num_hidden_layers=recipe.num_layers,
-            num_attention_heads=4,
-            max_position_embeddings=64,
-            initializer_range=recipe.initializer_range,
-            rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
-            bos_token_id=None,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        )
+    config = AutoConfig.for_model(
+        recipe.architecture,
+        vocab_size=len(tokenizer),
+        hidden_size=recipe.hidden_size,
+        num_hidden_layers=recipe.num_layers,
+        num_attention_heads=4,
+        max_position_embeddings=64,
+        initializer_range=recipe.initializer_range,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        **{MLP_WIDTH[recipe.architecture]: recipe.intermediate_size},
+        **ARCHITECTURES[recipe.architecture],
     )
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
+    if recipe.letters_per_token > 1:
+        _spell_pieces(model, recipe, tokenizer)
+    return model
+
+
+@torch.no_grad()
+def _spell_pieces(model: PreTrainedModel, recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> None:
+    """Let the vectors of a token of several letters begin as the sum of a vector for each letter at its place."""
+    vocabulary = tokenizer.get_vocab()
+    ids = torch.tensor([vocabulary[piece] for piece in _pieces(recipe.letters_per_token)])
+    for module in (model.get_input_embeddings(), model.get_output_embeddings()):
+        summed = torch.zeros(1, recipe.hidden_size)
+        for _ in range(recipe.letters_per_token):
+            letters = torch.randn(len(LETTERS), recipe.hidden_size) * recipe.initializer_range
+            summed = (summed[:, None] + letters).flatten(0, 1)  # the last letter changes fastest
+        module.get_parameter("weight")[ids] = summed
 
 
 class LineSampler:
-    """Draws batches of tokenized lines of all 144 rules, far faster than tokenizing text."""
+    """Draws batches of tokenized lines of all 144 rules, far faster than tokenizing text.
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, *, generator: torch.Generator) -> None:
+    Args:
+        tokenizer: The tokenizer, from ``build_tokenizer``.
+        generator: Where lines are drawn from.
+        letters_per_token: Its letters per token.
+
+    Attributes:
+        num_outputs: Tokens of a line that are output or end; they are its last.
+    """
+
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerFast, *, generator: torch.Generator, letters_per_token: int = 1
+    ) -> None:
         vocabulary = tokenizer.get_vocab()
 
         def ids(tokens: Iterable[str]) -> Tensor:
@@ -132,30 +189,37 @@ class LineSampler:
         self._orders = torch.tensor(list(REARRANGEMENTS.values()))
         self._rearrangement_tags = ids(REARRANGEMENT_TAGS.values())
         self._shift_tags = ids(SHIFT_TAGS)
-        self._letters = ids(LETTERS)
+        self._pieces = ids(_pieces(letters_per_token))
+        self._places = len(LETTERS) ** torch.arange(letters_per_token).flip(0)
+        self.num_outputs = NUM_POSITIONS // letters_per_token + 1
         self._hidden, self._equals, self._eos = (vocabulary[token] for token in (HIDDEN, "=", "<eos>"))
         self._generator = generator
 
     def batch(self, size: int, *, hidden_share: float, hide_together: bool) -> Tensor:
-        """Draw lines as token ids ``[size, LINE_TOKENS]``; the last seven columns are output and end."""
+        """Draw lines as token ids ``[size, tokens of a line]``."""
         generator = self._generator
         orders = torch.randint(len(self._orders), (size,), generator=generator)
         shifts = torch.randint(len(self._shift_tags), (size,), generator=generator)
-        inputs = torch.randint(len(self._letters), (size, NUM_POSITIONS), generator=generator)
-        outputs = (inputs.gather(1, self._orders[orders]) + shifts[:, None]) % len(self._letters)
+        inputs = torch.randint(len(LETTERS), (size, NUM_POSITIONS), generator=generator)
+        outputs = (inputs.gather(1, self._orders[orders]) + shifts[:, None]) % len(LETTERS)
         tags = torch.stack([self._rearrangement_tags[orders], self._shift_tags[shifts]], dim=1)
         hidden = torch.rand((size, 1 if hide_together else 2), generator=generator) < hidden_share
         tags = torch.where(hidden, self._hidden, tags)
         column = torch.ones((size, 1), dtype=torch.long)
         return torch.cat(
-            [tags, self._letters[inputs], column * self._equals, self._letters[outputs], column * self._eos],
+            [tags, self._written(inputs), column * self._equals, self._written(outputs), column * self._eos],
             dim=1,
         )
+
+    def _written(self, letters: Tensor) -> Tensor:
+        """Return the tokens of words, which are given by the letters' places in the alphabet."""
+        pieces = letters.unflatten(1, (-1, len(self._places)))  # [size, tokens, letters of a token]
+        return self._pieces[(pieces * self._places).sum(dim=2)]
 
 
 def pretrain(
     name: str, *, seed: int, num_steps_divisor: int = 1, recipes: Mapping[str, Recipe] = RECIPES
-) -> tuple[LlamaForCausalLM, float]:
+) -> tuple[PreTrainedModel, float]:
     """Pretrain one playground model.
 
     Args:
@@ -169,9 +233,10 @@ def pretrain(
     """
     recipe = recipes[name]
     torch.manual_seed(seed)
-    tokenizer = build_tokenizer()
+    tokenizer = build_tokenizer(recipe.letters_per_token)
     model = build_model(recipe, tokenizer)
-    sampler = LineSampler(tokenizer, generator=torch.Generator().manual_seed(seed))
+    generator = torch.Generator().manual_seed(seed)
+    sampler = LineSampler(tokenizer, generator=generator, letters_per_token=recipe.letters_per_token)
     for stage in recipe.stages:
         for loss in _train_stage(model, sampler, stage, num_steps=stage.num_steps // num_steps_divisor):
             last_loss = loss
@@ -179,14 +244,14 @@ def pretrain(
     return model.eval(), _known_tag_exact_match(model, sampler)
 
 
-def _train_stage(model: LlamaForCausalLM, sampler: LineSampler, stage: Stage, *, num_steps: int) -> Iterator[float]:
+def _train_stage(model: PreTrainedModel, sampler: LineSampler, stage: Stage, *, num_steps: int) -> Iterator[float]:
     model.train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=stage.learning_rate, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, stage.learning_rate, total_steps=num_steps, pct_start=0.1)
     for _ in tqdm(range(num_steps), mininterval=5):
         ids = sampler.batch(stage.batch_size, hidden_share=HIDDEN_SHARE, hide_together=stage.hide_together)
-        logits = model(input_ids=ids[:, :-1]).logits[:, -(NUM_POSITIONS + 1) :]
-        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, -(NUM_POSITIONS + 1) :].flatten())
+        logits = model(input_ids=ids[:, :-1]).logits[:, -sampler.num_outputs :]
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, -sampler.num_outputs :].flatten())
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -196,10 +261,15 @@ def _train_stage(model: LlamaForCausalLM, sampler: LineSampler, stage: Stage, *,
 
 
 @torch.no_grad()
-def _known_tag_exact_match(model: LlamaForCausalLM, sampler: LineSampler) -> float:
+def _known_tag_exact_match(model: PreTrainedModel, sampler: LineSampler) -> float:
     ids = sampler.batch(2000, hidden_share=0.0, hide_together=True)
-    predicted = model(input_ids=ids[:, :-1]).logits[:, -(NUM_POSITIONS + 1) :].argmax(-1)
-    return float((predicted == ids[:, -(NUM_POSITIONS + 1) :]).all(1).float().mean())
+    predicted = model(input_ids=ids[:, :-1]).logits[:, -sampler.num_outputs :].argmax(-1)
+    return float((predicted == ids[:, -sampler.num_outputs :]).all(1).float().mean())
+
+
+def _pieces(letters_per_token: int) -> list[str]:
+    """Return the tokens of letters, in alphabetical order."""
+    return ["".join(letters) for letters in itertools.product(LETTERS, repeat=letters_per_token)]
 
 
 def main() -> None:
@@ -214,7 +284,7 @@ def main() -> None:
         model, exact_match = pretrain(name, seed=arguments.seed)
         folder = arguments.output_dir / name
         model.save_pretrained(folder)
-        build_tokenizer().save_pretrained(folder)
+        build_tokenizer(RECIPES[name].letters_per_token).save_pretrained(folder)
         print(json.dumps({"model": name, "known_tag_exact_match": exact_match, "folder": str(folder)}))
 
 

@@ -129,10 +129,10 @@ def _kept_cell(cell: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _cells_of_studies(studies: Sequence[Mapping[str, Any]]) -> str:
-    """Return one table: a row per cell, with its score and share of the gain on seen and on unseen tasks."""
+    """Return one table: a row per cell that was run, with its score and share of the gain, on seen and unseen tasks."""
     lines = ["| study | cell | seen | gain | unseen | gain |", "| --- |" + " --- |" * 5]
     for study in studies:
-        for number, cell in enumerate(study["cells"]):
+        for number, cell in enumerate(cell for cell in study["cells"] if cell["status"] != "not run"):
             name = f"`{study['study']['name']}`" if number == 0 else ""
             lines.append(f"| {name} | {cell['label']} | " + " | ".join(_numbers_of_cell(cell)) + " |")
     return "\n".join(lines)

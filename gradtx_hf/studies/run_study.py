@@ -19,11 +19,12 @@ from gradtx_hf.output import require_new_folder, write_json
 from gradtx_hf.studies.cells import Cell, Study, World
 from gradtx_hf.studies.claim import STUDY_FILE
 from gradtx_hf.studies.client_lines import client_values
-from gradtx_hf.studies.client_runs import ClientRun, missing_client_runs, perform_client_run
+from gradtx_hf.studies.client_runs import ClientRun, missing_client_runs, pack_client_runs, perform_client_pack
 from gradtx_hf.studies.client_sets import ClientSet
 from gradtx_hf.studies.clients import CONTROLS_FILE, score_constants, score_controls
 from gradtx_hf.studies.models import EMBEDDED, Pretraining, model_folder, pretrain_model
 from gradtx_hf.studies.results import read_result
+from gradtx_hf.studies.shared_runs import share_source_runs
 from gradtx_hf.studies.stages import (
     CellScoring,
     Task,
@@ -183,7 +184,9 @@ def _curate(runs: Sequence[CellRun], folder: Path, *, num_workers: int) -> list[
         for store, (world, place) in wanted.items():
             if not (store / MANIFEST_FILE).is_file():
                 try:
-                    curate(curation_arguments(world, place, num_workers=num_workers))
+                    arguments = curation_arguments(world, place, num_workers=num_workers)
+                    share_source_runs(arguments, store.parent)
+                    curate(arguments)
                 except GradTxError as error:
                     failed[store] = one_line(error)
     return [(run, failed[s]) for run in runs for s in map(run.place.store, run.worlds) if s in failed]
@@ -199,8 +202,15 @@ def _prepare_clients(runs: Sequence[CellRun], folder: Path, *, num_workers: int)
         jobs |= missing
         needed[run.clients.folder] = set(missing)
     with timed(folder, "clients"):
-        tasks = [Task(key, perform_client_run, job) for key, job in jobs.items()]
-        failed = perform(tasks, num_workers=num_workers, description="fine-tuning clients and ceilings")
+        packs = pack_client_runs(list(jobs.values()))
+        tasks = [Task(pack.key, perform_client_pack, pack) for pack in packs]
+        failed_packs = perform(tasks, num_workers=num_workers, description="fine-tuning clients and ceilings")
+        failed = {
+            run.job.output_dir: failed_packs[pack.key]
+            for pack in packs
+            if pack.key in failed_packs
+            for run in pack.runs
+        }
         whys: dict[str, str] = {
             str(path): failed[key] for path, keys in needed.items() for key in sorted(keys) if key in failed
         }

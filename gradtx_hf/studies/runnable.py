@@ -15,14 +15,14 @@ from typing import Any, Protocol
 
 from gradtx_hf.errors import ConfigurationError
 from gradtx_hf.hub.markdown import markdown_table
-from gradtx_hf.studies import baselines, shift
+from gradtx_hf.studies import baselines, full_weights, shift
 from gradtx_hf.studies.catalogue import STUDIES
 from gradtx_hf.studies.cells import Study
 from gradtx_hf.studies.paper.definition import FOLDER, PaperStudy, load_paper_study, paper_study_names
 from gradtx_hf.studies.paper.run import run_paper_study
 from gradtx_hf.studies.run_study import run_study
 from gradtx_hf.studies.study_plan import render_plan
-from gradtx_hf.studies.tiny import tiny_baselines, tiny_shift, tiny_study
+from gradtx_hf.studies.tiny import tiny_baselines, tiny_full_weights, tiny_shift, tiny_study
 
 
 @dataclass(frozen=True)
@@ -233,6 +233,13 @@ WHOLE = {
             baselines.run_baselines_study,
             baselines.render_baselines_plan,
             tiny_baselines,
+        ),
+        _Whole(
+            full_weights.NAME,
+            full_weights.TITLE,
+            full_weights.run_full_weights_study,
+            full_weights.render_full_weights_plan,
+            tiny_full_weights,
         ),
     )
 }

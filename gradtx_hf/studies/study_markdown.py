@@ -8,15 +8,26 @@ from collections.abc import Mapping
 from gradtx_hf.evaluation import GroupSummary, MethodSummary
 from gradtx_hf.evaluation.headline import count_of, group_title, headline
 from gradtx_hf.evaluation.markdown import format_estimate, format_share, seed_table
-from gradtx_hf.evaluation.methods import CEILING, SOURCE_CLIENT, TRANSLATED, method_of
+from gradtx_hf.evaluation.methods import CEILING, SOURCE_CLIENT, TARGET_UNTOUCHED, TRANSLATED, method_of
 from gradtx_hf.hub.markdown import markdown_table
-from gradtx_hf.studies.clients import SHUFFLED_INPUT, SOURCE_AGGREGATE
+from gradtx_hf.studies.clients import PUBLIC_FINETUNE, SHADOW_MEAN, SHUFFLED_INPUT, SOURCE_AGGREGATE
 from gradtx_hf.studies.results import pooled
 from gradtx_hf.studies.study_report import GROUPS, REFERENCES, CellReport, StudyReport
 
 
 NOTHING = "-"
-CONTROLS_OF_CELLS = (SOURCE_CLIENT, SOURCE_AGGREGATE, "nearest_shadow", SHUFFLED_INPUT, TRANSLATED, CEILING)
+CONTROLS_OF_CELLS = (
+    SOURCE_CLIENT,
+    SOURCE_AGGREGATE,
+    TARGET_UNTOUCHED,
+    PUBLIC_FINETUNE,
+    SHADOW_MEAN,
+    "nearest_shadow",
+    "ridge",
+    SHUFFLED_INPUT,
+    TRANSLATED,
+    CEILING,
+)
 LEAST_SECONDS = 0.05
 """A stage below this had nothing to do."""
 
@@ -50,7 +61,7 @@ def render_study(report: StudyReport, *, plot_file: str | None) -> str:
 
 
 def cell_table(report: StudyReport) -> str:
-    """Return cells by groups of clients, then the controls on the same clients: the reference."""
+    """Return cells by groups of clients, then, where all have one pair of models, the controls: the reference."""
     main, pairs = report.main, report.pairs
     if main is None:
         return "No cell has a result."
@@ -60,12 +71,10 @@ def cell_table(report: StudyReport) -> str:
         title = group_title(group, num_clients=main.summary[group].num_clients)
         head += [title, "gain recovered", "nats per token"]
     rows = [_cell_row(cell, groups) for cell in report.cells]
-    for world, summary in pairs:
-        pair = f" ({world.source} → {world.target})" if len(pairs) > 1 else ""
+    for _, summary in pairs if len(pairs) == 1 else ():
         for name in REFERENCES:
             if name in summary["all"].methods:
-                label = f"*{method_of(name).label}{pair}*"
-                rows.append([label, *_numbers(summary, groups, name), NOTHING])
+                rows.append([f"*{method_of(name).label}*", *_numbers(summary, groups, name), NOTHING])
     return f"{_note(report)}\n\n{markdown_table([*head, 'shuffled input'], rows)}"
 
 
@@ -73,12 +82,13 @@ def _note(report: StudyReport) -> str:
     seeds = count_of(report.num_seeds, "study seed")
     runs = sorted({result.num_target_runs for cell in report.cells for result in cell.results})
     whose = "the first cell's clients" if any(cell.cell.clients for cell in report.cells) else "the same clients"
+    where = f"In italics the controls on {whose}" if len(report.pairs) == 1 else "The controls are in a table below"
     return (
         f"Exact match (higher is better), {seeds}, each with another split of the rules. Means "
         "over clients; in brackets 95 % bootstrap intervals over pairs of study seed and rule. Gain recovered: the "
         "share of the gap between the untouched target and the ceiling. Nats per token: mean negative log-likelihood "
         "of the reference completions, lower is better. Shuffled input: exact match, all clients, with another "
-        f"client's adapter translated. In italics the controls on {whose}; mean shadow, nearest shadow and "
+        f"client's adapter translated. {where}; mean shadow, nearest shadow and "
         f"ridge rest on {' or '.join(map(str, runs))} target runs."
     )
 
@@ -97,16 +107,17 @@ def _cell_row(cell: CellReport, groups: list[str]) -> list[str]:
 
 
 def _controls_of_cells(report: StudyReport) -> str:
-    """Return the scores of the controls on each cell's own clients, where cells have clients of their own."""
-    if not any(cell.cell.clients for cell in report.cells):
+    """Return the scores of the controls on each cell's own clients, where cells have clients or models of their own."""
+    if len(report.pairs) <= 1 and not any(cell.cell.clients for cell in report.cells):
         return ""
     rows = []
+    names = [name for name in CONTROLS_OF_CELLS if any(cell.method("all", name) for cell in report.cells)]
     for cell in report.cells:
         for group in [group for group in GROUPS if group in cell.summary]:
-            found = [cell.method(group, name) for name in CONTROLS_OF_CELLS]
+            found = [cell.method(group, name) for name in names]
             shown = [format_estimate(method.score) if method else NOTHING for method in found]
             rows.append([cell.cell.label, group, *shown, _off_the_map(cell)])
-    heads = [method_of(name).short for name in CONTROLS_OF_CELLS]
+    heads = [method_of(name).short for name in names]
     return (
         "## Controls of each cell\n\nExact match on the cell's own clients. Off the map: of the updates that the "
         "translator reads, seen and unseen, those beyond its distance limit, of which a translation warns.\n\n"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 from gradtx_hf.hub.markdown import markdown_table
@@ -23,7 +22,7 @@ def render_plan(study: Study, cells: Sequence[Cell], *, num_seeds: int) -> str:
     rows, trained = [], set()
     for cell in cells:
         training = study.training_of(cell)
-        key = key_of([asdict(study.world_of(cell)), training])
+        key = key_of([study.world_of(cell).to_dict(), training])
         steps = f"{training['max_steps']:,}" if key not in trained else "shared with a cell above"
         trained.add(key)
         noise = {"client_noise": cell.client_noise} if cell.client_noise else {}
@@ -45,7 +44,7 @@ def _shared(study: Study, cells: Sequence[Cell]) -> list[list[str]]:
     rows = []
     for world in stores:
         num_target_runs = world.num_shadow_sets if world.num_target_runs is None else world.num_target_runs
-        name = f"{world.source} → {world.target}, {world.num_rules} rules of {world.runs_per_rule} runs"
+        name = f"{world.pair}, {world.num_rules} rules of {world.runs_per_rule} runs"
         source_steps, target_steps = world.source_recipe["num_steps"], world.target_recipe["num_steps"]
         rows.append([f"source runs of the store {name}", f"{world.num_shadow_sets}", f"{source_steps}"])
         rows.append([f"target runs of the store {name}", f"{num_target_runs}", f"{target_steps}"])
@@ -84,7 +83,7 @@ def _num_clients(clients: Clients) -> int:
 
 
 def _different(worlds: Sequence[World]) -> list[World]:
-    return list({key_of(asdict(world)): world for world in worlds}.values())
+    return list({key_of(world.to_dict()): world for world in worlds}.values())
 
 
 def _changes(changes: Mapping[str, object]) -> str:

@@ -1,7 +1,8 @@
 """A study as a picture: gain recovered, one panel for seen and one for unseen rules.
 
 Cells with a place on an axis are lines by series; others are bars. Dashed lines are the ceiling (1), the source client
-and the nearest shadow, of the main cell's clients. Needs matplotlib; leaves its global state alone. Source: ours.
+and the nearest shadow, of the main cell's clients; a bar whose cell has clients or models of its own has a mark of its
+own for each of the last two. Needs matplotlib; leaves its global state alone. Source: ours.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ LABEL_CHARACTERS = 30
 COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 """Okabe and Ito's palette, which colour-blind readers tell apart."""
 MARKERS = "os^Dv*"
+REFERENCE_MARKS = {SOURCE_CLIENT: "o", "nearest_shadow": "D"}
 REFERENCE_LINES = {SOURCE_CLIENT: (0, (1, 2)), "nearest_shadow": (0, (4, 3))}
 
 
@@ -54,7 +56,10 @@ def render_study_png(report: StudyReport) -> bytes:
             _draw_lines(axes, report, group)
         else:
             _draw_bars(axes, report.cells, group)
-        _draw_references(axes, main, group, is_vertical=not has_axis)
+        has_marks = not has_axis and _has_own_references(report)
+        if has_marks:
+            _mark_references(axes, report.cells, group)
+        _draw_references(axes, None if has_marks else main, group, is_vertical=not has_axis)
         title = "" if main is None else group_title(group, num_clients=main.summary[group].num_clients)
         axes.set_title(title, fontsize=FONT_POINTS + 1)
         axes.tick_params(labelsize=FONT_POINTS)
@@ -135,6 +140,34 @@ def _draw_bars(axes: Axes, cells: Sequence[CellReport], group: str) -> None:
     axes.set_yticks(range(len(cells)), [textwrap.fill(cell.cell.label, LABEL_CHARACTERS) for cell in cells])
     axes.set_ylim(len(cells) - 0.5, -0.5)
     axes.tick_params(axis="y", length=0)
+
+
+def _has_own_references(report: StudyReport) -> bool:
+    return len(report.pairs) > 1 or any(cell.cell.clients for cell in report.cells)
+
+
+def _mark_references(axes: Axes, cells: Sequence[CellReport], group: str) -> None:
+    """Mark on each bar what the cell's own source clients and nearest shadows recover."""
+    for name, marker in REFERENCE_MARKS.items():
+        found = [(place, cell.method(group, name)) for place, cell in enumerate(cells)]
+        points = [
+            (method.gain_recovered.value, place)
+            for place, method in found
+            if method is not None and method.gain_recovered.value is not None
+        ]
+        if points:
+            xs, places = zip(*points, strict=True)
+            axes.plot(
+                xs,
+                places,
+                linestyle="none",
+                marker=marker,
+                markersize=6,
+                markerfacecolor="white",
+                markeredgecolor="#333333",
+                zorder=3,
+                label=method_of(name).short,
+            )
 
 
 def _draw_references(axes: Axes, main: CellReport | None, group: str, *, is_vertical: bool) -> None:

@@ -1,6 +1,7 @@
 """The playground's studies, their whole way at toy size: few rules, rows and steps. The numbers mean nothing. Ours.
 
-Models that a study pretrains are taken as the embedded ones.
+A model that a study pretrains is taken as the embedded one, or hardly trained where it is of another architecture or
+tokenizer.
 """
 
 from __future__ import annotations
@@ -10,7 +11,9 @@ from dataclasses import replace
 from typing import Any
 
 from gradtx_hf.studies.baseline_clients import BaselineSettings
-from gradtx_hf.studies.cells import Cell, Clients, Study, World
+from gradtx_hf.studies.cells import SINCE_ADDED, Cell, Clients, Study, World
+from gradtx_hf.studies.full_weights_runs import FullWeightSettings
+from gradtx_hf.studies.models import OF_ITS_OWN_KIND
 from gradtx_hf.studies.shift_clients import ShiftStudySettings
 
 
@@ -92,6 +95,16 @@ def tiny_baselines() -> BaselineSettings:
     )
 
 
+def tiny_full_weights() -> FullWeightSettings:
+    """Return small settings of the study ``full_weights``."""
+    settings = FullWeightSettings()
+    return FullWeightSettings(
+        world=_tiny_world(settings.world),
+        clients=_tiny_clients(settings.clients),
+        training={**settings.training, **TRAINING},
+    )
+
+
 def _tiny_world(world: World) -> World:
     most = {name: _at_most(getattr(world, name), most) for name, most in MOST_OF_WORLD.items()}
     return replace(world, **most, source="source", target="target", source_recipe=RECIPE, target_recipe=RECIPE)
@@ -107,6 +120,8 @@ def _tiny_clients(clients: Clients) -> Clients:
 
 def _tiny_cell(cell: Cell) -> Cell:
     world = {name: _at_most(value, MOST_OF_WORLD[name]) for name, value in cell.world.items() if name in MOST_OF_WORLD}
+    world |= {side: f"{name}_tiny" for side, name in cell.world.items() if name in OF_ITS_OWN_KIND}
+    world |= {name: value for name, value in cell.world.items() if name in SINCE_ADDED}
     if "shadow_recipe" in cell.world:
         world["shadow_recipe"] = _tiny_recipe(cell.world["shadow_recipe"])
     clients = {name: _at_most(value, MOST_OF_CLIENTS.get(name, value)) for name, value in cell.clients.items()}

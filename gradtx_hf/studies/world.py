@@ -61,7 +61,7 @@ class Place:
 
     def store(self, world: World) -> Path:
         """Return the folder of a world's store."""
-        return self.home / "stores" / key_of(asdict(world))
+        return self.home / "stores" / key_of(world.to_dict())
 
     def clients(self, study: Study, cell: Cell) -> Path:
         """Return the folder of the controls that read a cell's clients."""
@@ -77,12 +77,12 @@ class Place:
 
     def translator(self, study: Study, cell: Cell) -> Path:
         """Return the folder of a cell's translator."""
-        return self.home / "translators" / key_of([asdict(study.world_of(cell)), study.training_of(cell)])
+        return self.home / "translators" / key_of([study.world_of(cell).to_dict(), study.training_of(cell)])
 
     def public_finetune(self, study: Study, cell: Cell) -> Path:
         """Return the folder of the public fine-tune, one for all clients of a pair."""
         num_steps = study.clients_of(cell).num_public_steps
-        return self.home / "public" / key_of([asdict(study.control_world_of(cell)), num_steps])
+        return self.home / "public" / key_of([study.control_world_of(cell).to_dict(), num_steps])
 
     def result(self, cell: Cell) -> Path:
         """Return the file of a cell's scores."""
@@ -90,7 +90,7 @@ class Place:
 
     def _of_clients(self, kind: str, study: Study, cell: Cell, *, without: Sequence[str]) -> Path:
         settings = {name: value for name, value in asdict(study.clients_of(cell)).items() if name not in without}
-        return self.home / kind / key_of([asdict(study.control_world_of(cell)), settings])
+        return self.home / kind / key_of([study.control_world_of(cell).to_dict(), settings])
 
 
 def key_of(settings: Mapping[str, Any] | Sequence[Any]) -> str:
@@ -127,6 +127,9 @@ def curation_arguments(world: World, place: Place, *, num_workers: int) -> Curat
         dropout=0.0,
         source_recipe={**world.source_recipe, **world.shadow_recipe},
         target_recipe=dict(world.target_recipe),
+        source_target_modules=list(world.source_modules),
+        target_target_modules=list(world.target_modules),
+        token_kinds=dict(world.token_kinds) or None,
         seed=place.seed,
         num_workers=num_workers,
     )

@@ -10,14 +10,14 @@ Axes: B adapters, R examples of each, T tokens, N_S / N_T blocks, D_S / D_T size
 from __future__ import annotations
 
 import time
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 from transformers import PreTrainedModel, TrainerCallback
 
-from gradtx_hf.lora import Adapter
 from gradtx_hf.lora.stacked import AdapterStack
 from gradtx_hf.model import GradTransformerModel
 from gradtx_hf.training.arguments import GradTransformerTrainingArguments
@@ -30,12 +30,24 @@ from gradtx_hf.updates import BlockLayout, decode_update
 TEXT_KEYS = ("input_ids", "labels", "attention_mask")
 
 
+class Start(Protocol):
+    """What target updates are added to: an initial adapter, or the zeros of full-weight updates."""
+
+    @property
+    def tensors(self) -> Mapping[str, Tensor]:
+        """Its tensors by name."""
+
+    @property
+    def scales(self) -> Mapping[str, float]:
+        """Module path to scale."""
+
+
 class FunctionalObjective:
     """The loss of target updates by what the target does with them.
 
     Args:
         language_model: The target; frozen here.
-        target_init: The adapter that updates are added to.
+        target_init: The adapter that updates are added to, or the start of full-weight updates.
         layout: What stands where in target tokens; all of the adapter's tensors.
         with_checkpointing: Whether the target recomputes its activations in the backward pass.
     """
@@ -43,7 +55,7 @@ class FunctionalObjective:
     def __init__(
         self,
         language_model: PreTrainedModel,
-        target_init: Adapter,
+        target_init: Start,
         layout: BlockLayout,
         *,
         with_checkpointing: bool = False,

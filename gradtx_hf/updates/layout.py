@@ -20,7 +20,7 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gradtx_hf.errors import LayoutError
 from gradtx_hf.updates.block import Block, TensorSlot, build_block, natural_key
@@ -208,6 +208,11 @@ class BlockLayout:
         if not blocks or len(layout.slots) != sum(len(block.slots) for block in blocks):
             raise LayoutError("got a block layout without tensors, or with one tensor in two places.")
         return layout
+
+
+def is_kind_name(name: str) -> bool:
+    """Return whether a token kind can have this name: a plain word, which names modules of the translator too."""
+    return re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name) is not None and not hasattr(nn.ModuleDict, name)
 
 
 def lies_in_layers(module: str) -> bool:

@@ -415,6 +415,8 @@ def test_missing_column_and_empty_data_are_named(arguments: CurationArguments, t
         ({"dropout": 1.0}, "dropout=1.0"),
         ({"token_kinds": {}}, "token_kinds names no kind"),
         ({"token_kinds": {"mlp": "("}}, r"got token_kinds with mlp='\('"),
+        ({"token_kinds": {"keys": "attn"}}, "got token kind 'keys', expected a plain name"),
+        ({"token_kinds": {"my kind": "attn"}}, "got token kind 'my kind', expected a plain name"),
     ],
 )
 def test_arguments_that_cannot_be_used_are_refused(
