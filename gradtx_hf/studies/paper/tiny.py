@@ -50,6 +50,12 @@ EVALUATE = {
     "target_recipe": RECIPE,
     "public_recipe": RECIPE,
 }
+PRETRAIN = {
+    "source": {"hidden_size": 16, "num_layers": 1, "num_steps": 2},
+    "target": {"hidden_size": 32, "num_layers": 2, "num_steps": 2},
+    "vocab_size": 260,
+    "piece_length": 16,
+}
 SHAPES = {"source": (16, 2), "target": (32, 3)}
 """Width and layers of each side's tiny model."""
 
@@ -61,10 +67,16 @@ def tiny_cell(cell: PaperCell, folder: Path) -> PaperCell:
         ConfigurationError: If a task has no made-up row.
     """
     curate = merged(_tiny_data(cell.curate, folder), CURATE)
-    for side in SHAPES:
+    for side in SHAPES if not cell.pretrain else ():
         curate[f"{side}_model"] = str(_tiny_model(folder, side))
     train = merged({name: value for name, value in cell.train.items() if name != "from_t5"}, {**TRANSFORMER, **TRAIN})
-    return replace(cell, curate=curate, train=train, evaluate=merged(_tiny_data(cell.evaluate, folder), EVALUATE))
+    return replace(
+        cell,
+        curate=curate,
+        train=train,
+        evaluate=merged(_tiny_data(cell.evaluate, folder), EVALUATE),
+        pretrain=merged(cell.pretrain, PRETRAIN) if cell.pretrain else {},
+    )
 
 
 def _tiny_model(folder: Path, side: str) -> Path:
