@@ -34,13 +34,16 @@ from gradtx_hf.evaluation.method_settings import (
     SOURCE_BEST,
     STARTS,
     TRAINED,
+    WEAK_METHODS,
     WEAK_MODEL,
 )
 from gradtx_hf.evaluation.methods import SOURCE_CLIENT
 from gradtx_hf.evaluation.reuse import SOURCE, numbered
 from gradtx_hf.evaluation.seconds import timed
 from gradtx_hf.finetuning import FineTuningRecipe, PrivacySettings, Sample, load_samples
+from gradtx_hf.finetuning.encoding import Prompt
 from gradtx_hf.finetuning.pool import one_thread, run_jobs
+from gradtx_hf.finetuning.public_data import pooled_public_examples
 from gradtx_hf.finetuning.samples import Half
 from gradtx_hf.lora import Adapter, load_adapter
 from gradtx_hf.translation import PeftTranslator
@@ -149,7 +152,8 @@ class FurtherMethods:
                 for name, state in found.items():
                     write_adapter(home / name, state, inits["target"])
         trained = [name for name in self.plan.runnable if name in TRAINED]
-        jobs = [self._job(i, trained, states[i]) for i in range(len(self.clients))]
+        prompts = self._public_prompts(store, trained)
+        jobs = [self._job(i, trained, states[i], prompts[i]) for i in range(len(self.clients))]
         jobs = [job for job in jobs if job.methods]
         failures: dict[str, list[str]] = {}
         for _, failed in run_jobs(
@@ -199,7 +203,16 @@ class FurtherMethods:
                     folders, translator.start, aggregation=self.arguments.aggregation, options=accepted
                 ).save_pretrained(home / SOURCE_BEST)
 
-    def _job(self, index: int, trained: Sequence[str], states: Mapping[str, State]) -> MethodJob:
+    def _public_prompts(self, store: UpdateStore, trained: Sequence[str]) -> list[tuple[Prompt, ...]]:
+        """Return the public inputs of each client; none where no method reads any."""
+        if all(name in WEAK_METHODS for name in trained):
+            return [() for _ in self.clients]
+        examples, number = pooled_public_examples(store), self.arguments.further_settings.num_public_prompts
+        return [tuple(public_prompts(examples, number, seed=client.seed)) for client in self.clients]
+
+    def _job(
+        self, index: int, trained: Sequence[str], states: Mapping[str, State], prompts: tuple[Prompt, ...]
+    ) -> MethodJob:
         client, home = self.clients[index], self.homes[index]
         missing = tuple(name for name in trained if not (home / name).is_dir())
         folders = numbered(WEAK_MODEL, len(client.each))
@@ -210,6 +223,7 @@ class FurtherMethods:
             teachers=self._teachers(home),
             weak=tuple((home / f, member.train, member.seed) for f, member in zip(folders, client.each, strict=True)),
             starts={name: states[start] for name, (_, start) in STARTS.items() if name in missing},
+            prompts=prompts,
             arguments=self.arguments,
             default=self.recipes["target"],
             seed=client.seed,
@@ -227,7 +241,8 @@ class MethodJob:
         teachers: ``source_client`` and ``source_best`` to their folders.
         weak: Folder of each weak model, with the data whose second half it labels and the seed of their drawing.
         starts: Method by distillation to the target's factors that it starts from.
-        arguments: How methods are trained, and the store with the public data.
+        prompts: Public inputs to label.
+        arguments: How methods are trained.
         default: The recipe where the settings name none.
         seed: The client's.
     """
@@ -238,6 +253,7 @@ class MethodJob:
     teachers: Mapping[str, Path]
     weak: tuple[tuple[Path, tuple[Sample, ...], int], ...]
     starts: Mapping[str, State]
+    prompts: tuple[Prompt, ...]
     arguments: EvaluationArguments
     default: FineTuningRecipe
     seed: int
@@ -279,9 +295,7 @@ def _trained(job: MethodJob, trainer: MethodTrainer, name: str, labelled: Datase
 def _labelled(job: MethodJob, trainer: MethodTrainer, teacher: str) -> Dataset:
     """Return public prompts labelled by a teacher, or each weak model's half of its client's own."""
     if teacher != WEAK_MODEL:
-        settings = job.arguments.further_settings
-        prompts = public_prompts(job.arguments.store, settings.num_public_prompts, seed=job.seed)
-        return trainer.labelled(job.teachers[teacher], prompts)
+        return trainer.labelled(job.teachers[teacher], job.prompts)
     parts = [
         trainer.labelled(folder, list(load_samples(samples, seed=seed, half="second")["prompt"]))
         for folder, samples, seed in job.weak

@@ -33,7 +33,6 @@ from gradtx_hf.finetuning import (
     reset_adapter,
 )
 from gradtx_hf.finetuning.encoding import Prompt
-from gradtx_hf.finetuning.public_data import pooled_public_examples
 from gradtx_hf.lora import Adapter, load_adapter, save_adapter
 from gradtx_hf.output import new_folder
 from gradtx_hf.updates import UpdateVector
@@ -86,9 +85,8 @@ def states_without_training(
     return states
 
 
-def public_prompts(store: Folder, number: int, *, seed: int) -> list[Prompt]:
-    """Return public inputs, without what belongs to them; all where there are fewer."""
-    examples = pooled_public_examples(UpdateStore.open(Path(store)))
+def public_prompts(examples: Dataset, number: int, *, seed: int) -> list[Prompt]:
+    """Return some of the pooled public inputs, without what belongs to them; all where there are fewer."""
     order = torch.randperm(len(examples), generator=torch.Generator().manual_seed(seed))[:number]
     return list(examples.select(order.tolist())["prompt"])
 

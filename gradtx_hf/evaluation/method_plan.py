@@ -95,7 +95,7 @@ def _checks(
         require_same_vocabulary(source, target, what_for="it")
 
     def private_prompts() -> None:
-        for client in clients:
+        for client in {client.train: client for client in clients}.values():
             _require_prompts(load_samples(client.train, seed=client.seed, half="second"), f"client '{client.task}'")
 
     return [

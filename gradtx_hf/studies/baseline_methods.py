@@ -32,6 +32,7 @@ from gradtx_hf.evaluation.method_settings import (
 from gradtx_hf.evaluation.methods import CEILING, SOURCE_CLIENT, TARGET_UNTOUCHED, TRANSLATED
 from gradtx_hf.evaluation.scoring import Scored, score, score_states
 from gradtx_hf.finetuning import load_samples
+from gradtx_hf.finetuning.public_data import pooled_public_examples
 from gradtx_hf.lora import Adapter, load_adapter
 from gradtx_hf.output import write_json
 from gradtx_hf.playground import translator_path
@@ -105,7 +106,8 @@ def finish_client(job: ClientJob) -> None:
     )
     init = load_adapter(_init_path("target"))
     curves: dict[str, dict[int, State]] = {}
-    prompts = public_prompts(job.store, settings.num_public_prompts, seed=client.training_seed)
+    public = pooled_public_examples(UpdateStore.open(job.store))
+    prompts = public_prompts(public, settings.num_public_prompts, seed=client.training_seed)
     known = {teacher: trainer.labelled(client.home / teacher, prompts) for teacher in (SOURCE_CLIENT, SOURCE_BEST)}
     own = list(load_samples([client.lines(settings, "second")], seed=0)["prompt"])
     known[WEAK_MODEL] = trainer.labelled(client.home / WEAK_MODEL, own)

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from gradtx_hf.errors import ConfigurationError
 from gradtx_hf.hub.markdown import markdown_table
-from gradtx_hf.studies import baselines, shift
+from gradtx_hf.studies import baselines, real_text, shift
 from gradtx_hf.studies.catalogue import STUDIES
 from gradtx_hf.studies.cells import Study
 from gradtx_hf.studies.paper.definition import FOLDER, PaperStudy, load_paper_study, paper_study_names
@@ -35,6 +35,7 @@ class Request:
         num_workers: Processes side by side; of a study of the paper those that train a translator together, each with
             a device of its own. None: 2, or 1 for a study of the paper.
         is_dry_run: The whole way at toy size.
+        data: Folder of data sets, for the study that reads the user's own.
         command: The command line, for the report.
     """
 
@@ -42,6 +43,7 @@ class Request:
     num_seeds: int = 1
     num_workers: int | None = None
     is_dry_run: bool = False
+    data: str | None = None
     command: str = ""
 
 
@@ -109,6 +111,7 @@ def next_command(study: Runnable, folder: Path, request: Request, missing: Seque
     """Return the command that runs what is missing, or else more seeds."""
     words = ["gradtx", "study", study.name, "--output-dir", str(folder)]
     words += ["--dry-run"] if request.is_dry_run else []
+    words += ["--data", request.data] if request.data else []
     words += ["--cell", *missing] if missing else []
     num_seeds = request.num_seeds if missing else max(3, request.num_seeds + 1)
     words += ["--seeds", str(num_seeds)] if num_seeds > 1 else []
@@ -199,8 +202,7 @@ class _OfPaper:
             [
                 cell.name,
                 cell.label,
-                str(cell.curate["source_model"]),
-                str(cell.curate["target_model"]),
+                *(str(cell.curate.get(f"{side}_model", "pretrained by the study")) for side in ("source", "target")),
                 str(cell.curate["num_shadow_sets"]),
                 str(sum(max(1, len(client.get("members", ()))) for client in cell.evaluate["clients"])),
             ]
@@ -223,7 +225,35 @@ class _OfPaper:
         return Outcome(report.to_json(), report.failures, report.missing)
 
 
-WHOLE = {
+@dataclass(frozen=True)
+class _RealText:
+    """The study on data sets of the user's."""
+
+    name: str = real_text.NAME
+    cells: tuple[str, ...] = ()
+
+    @property
+    def title(self) -> str:
+        return f"{real_text.real_text_study().title} (--data DIR)"
+
+    def plan(self, cells: Sequence[str], *, num_seeds: int) -> str:
+        assert not cells
+        return _OfPaper(real_text.real_text_study()).plan(
+            _OfPaper(real_text.real_text_study()).cells, num_seeds=num_seeds
+        )
+
+    def run(self, folder: Path, request: Request) -> Outcome:
+        report = real_text.run_real_text_study(
+            folder,
+            data=request.data,
+            num_seeds=request.num_seeds,
+            is_dry_run=request.is_dry_run,
+            command=request.command,
+        )
+        return Outcome(report.to_json())
+
+
+WHOLE: dict[str, Runnable] = {
     study.name: study
     for study in (
         _Whole(shift.NAME, shift.TITLE, shift.run_shift_study, shift.render_shift_plan, tiny_shift),
@@ -234,6 +264,7 @@ WHOLE = {
             baselines.render_baselines_plan,
             tiny_baselines,
         ),
+        _RealText(),
     )
 }
 

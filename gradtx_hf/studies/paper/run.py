@@ -88,8 +88,17 @@ def run_paper_study(
     return report
 
 
-def run_cell(cell: PaperCell, folder: Path, *, seed: int, num_processes: int) -> None:
+def run_cell(
+    cell: PaperCell, folder: Path, *, seed: int, num_processes: int, translator_seed: int | None = None
+) -> None:
     """Run one cell of one seed, each stage where it was interrupted.
+
+    Args:
+        cell: The cell.
+        folder: The study's folder.
+        seed: Seed of the clients.
+        num_processes: Processes that train a translator side by side.
+        translator_seed: Seed of shadow sets and translator; None: that of the clients.
 
     Raises:
         GradTxError: If a stage refuses its arguments or fails.
@@ -97,14 +106,14 @@ def run_cell(cell: PaperCell, folder: Path, *, seed: int, num_processes: int) ->
     home = cell_folder(folder, cell.name, seed)
     if (home / STAGES_FILE).is_file():
         return
-    models = _models(cell, folder)
-    curation = {**cell.curate, "seed": seed} | ({"pretrain": cell.pretrain} if cell.pretrain else {})
+    models, made = _models(cell, folder), seed if translator_seed is None else translator_seed
+    curation = {**cell.curate, "seed": made} | ({"pretrain": cell.pretrain} if cell.pretrain else {})
     store = folder / "stores" / _key(curation)
     if not (store / "manifest.json").is_file():
-        values = {**cell.curate, **models, "seed": seed, "output_dir": str(store)}
+        values = {**cell.curate, **models, "seed": made, "output_dir": str(store)}
         with timed(seconds_folder(folder, store), "curation"):
             curate(_arguments(CurationArguments, values, stage="curate"))
-    training = {**cell.train, "store": str(store), "seed": seed}
+    training = {**cell.train, "store": str(store), "seed": made}
     translator = folder / "translators" / _key([curation, cell.train])
     if not translator.is_dir():
         values = {**training, "output_dir": str(translator)}

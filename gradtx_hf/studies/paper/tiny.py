@@ -25,6 +25,7 @@ NUM_ROWS = 100
 NUM_SAMPLES = 2
 RECIPE = {
     "num_steps": 2,
+    "warmup_steps": 0,
     "until_converged": False,
     "batch_size": 2,
     "gradient_accumulation_steps": 1,
@@ -46,9 +47,6 @@ EVALUATE = {
     "max_new_tokens": 2,
     "max_length": 24,
     "num_workers": 1,
-    "source_recipe": RECIPE,
-    "target_recipe": RECIPE,
-    "public_recipe": RECIPE,
 }
 PRETRAIN = {
     "source": {"hidden_size": 16, "num_layers": 1, "num_steps": 2},
@@ -74,9 +72,18 @@ def tiny_cell(cell: PaperCell, folder: Path) -> PaperCell:
         cell,
         curate=curate,
         train=train,
-        evaluate=merged(_tiny_data(cell.evaluate, folder), EVALUATE),
+        evaluate=merged(_tiny_data(cell.evaluate, folder), {**EVALUATE, **_tiny_recipes(cell)}),
         pretrain=merged(cell.pretrain, PRETRAIN) if cell.pretrain else {},
     )
+
+
+def _tiny_recipes(cell: PaperCell) -> dict[str, Any]:
+    """Return changes of the evaluation's recipes, those that the cell names; others are the shadow sets'."""
+    own, methods = (
+        {name: RECIPE for name, value in values.items() if name.endswith("_recipe") and value is not None}
+        for values in (cell.evaluate, cell.evaluate.get("method_settings", {}))
+    )
+    return {**own, "method_settings": {**methods, "num_public_prompts": NUM_SAMPLES}}
 
 
 def _tiny_model(folder: Path, side: str) -> Path:
