@@ -34,6 +34,13 @@ SAME = {SOURCE_BEST: SOURCE_CLIENT, "proxy_tuning_same": "proxy_tuning", "distil
 """Method to the one that it equals where the client's own adapter is its best."""
 
 
+READING_BEST = (
+    *(SOURCE_BEST, CROSS_LORA, *PUBLIC_WEAK_METHODS),
+    *(name for name, (teacher, _) in STARTS.items() if teacher == SOURCE_BEST),
+    *(name for name, own in PROXIES.items() if own == SOURCE_BEST),
+)
+
+
 @dataclass(frozen=True)
 class MethodPlan:
     """Methods that were asked for.
@@ -49,7 +56,7 @@ class MethodPlan:
     @property
     def wants_best(self) -> bool:
         """Whether some method reads ``source_best``."""
-        return any(name not in WEAK_METHODS and name != LOW_RANK_MAP for name in self.runnable)
+        return any(name in READING_BEST for name in self.runnable)
 
     @property
     def wants_weak(self) -> bool:
@@ -81,7 +88,7 @@ def plan_methods(
                 check()
         except GradTxError as error:
             not_run |= dict.fromkeys(asked, str(error))
-    return MethodPlan(tuple(name for name in arguments.methods if name not in not_run), not_run)
+    return MethodPlan(tuple(name for name in dict.fromkeys(arguments.methods) if name not in not_run), not_run)
 
 
 def _checks(

@@ -18,7 +18,7 @@ from gradtx_hf.hub.markdown import markdown_table
 from gradtx_hf.studies import baselines, real_text, shift
 from gradtx_hf.studies.catalogue import STUDIES
 from gradtx_hf.studies.cells import Study
-from gradtx_hf.studies.paper.definition import FOLDER, PaperStudy, load_paper_study, paper_study_names
+from gradtx_hf.studies.paper.definition import FOLDER, PaperCell, PaperStudy, load_paper_study, paper_study_names
 from gradtx_hf.studies.paper.run import run_paper_study
 from gradtx_hf.studies.run_study import run_study
 from gradtx_hf.studies.study_plan import render_plan
@@ -198,19 +198,7 @@ class _OfPaper:
 
     def plan(self, cells: Sequence[str], *, num_seeds: int) -> str:
         chosen = [self.study.cell(name) for name in cells]
-        rows = [
-            [
-                cell.name,
-                cell.label,
-                *(str(cell.curate.get(f"{side}_model", "pretrained by the study")) for side in ("source", "target")),
-                str(cell.curate["num_shadow_sets"]),
-                str(sum(max(1, len(client.get("members", ()))) for client in cell.evaluate["clients"])),
-            ]
-            for cell in chosen
-        ]
-        head = ["cell", "label", "source", "target", "shadow sets", "clients"]
-        text = f"{len(chosen)} cells by {num_seeds} seed{'' if num_seeds == 1 else 's'}. Nothing was run or written."
-        return "\n\n".join([f"{self.name}: {self.title}", self.study.question, markdown_table(head, rows), text])
+        return _plan_of_cells(self.study, chosen, title=self.title, num_seeds=num_seeds)
 
     def run(self, folder: Path, request: Request) -> Outcome:
         report = run_paper_study(
@@ -238,9 +226,8 @@ class _RealText:
 
     def plan(self, cells: Sequence[str], *, num_seeds: int) -> str:
         assert not cells
-        return _OfPaper(real_text.real_text_study()).plan(
-            _OfPaper(real_text.real_text_study()).cells, num_seeds=num_seeds
-        )
+        study = real_text.real_text_study()
+        return _plan_of_cells(study, study.cells, title=self.title, num_seeds=num_seeds)
 
     def run(self, folder: Path, request: Request) -> Outcome:
         report = real_text.run_real_text_study(
@@ -267,6 +254,23 @@ WHOLE: dict[str, Runnable] = {
         _RealText(),
     )
 }
+
+
+def _plan_of_cells(study: PaperStudy, cells: Sequence[PaperCell], *, title: str, num_seeds: int) -> str:
+    """Return what a run of cells would do, one row each."""
+    rows = [
+        [
+            cell.name,
+            cell.label,
+            *(str(cell.curate.get(f"{side}_model", "pretrained by the study")) for side in ("source", "target")),
+            str(cell.curate["num_shadow_sets"]),
+            str(sum(max(1, len(client.get("members", ()))) for client in cell.evaluate["clients"])),
+        ]
+        for cell in cells
+    ]
+    head = ["cell", "label", "source", "target", "shadow sets", "clients"]
+    text = f"{len(cells)} cells by {num_seeds} seed{'' if num_seeds == 1 else 's'}. Nothing was run or written."
+    return "\n\n".join([f"{study.name}: {title}", study.question, markdown_table(head, rows), text])
 
 
 def _names() -> list[str]:
