@@ -37,6 +37,11 @@ def two_clients(folder: Path, **changes: object) -> EvaluationArguments:
     return replace(made, clients=made.clients[1:])
 
 
+def one_client(folder: Path, **changes: object) -> EvaluationArguments:
+    made = two_clients(folder, **changes)
+    return replace(made, clients=made.clients[:1])
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("methods") / "evaluation"
@@ -107,11 +112,11 @@ def test_methods_that_no_translator_changes_are_taken_over(
 
     monkeypatch.setattr(further_methods, "train_methods", note)
     methods = ["w2s", "distilled", "refined_translation"]
-    evaluate(two_clients(tmp_path / "again", methods=methods, adapters_from=str(folder)))
-    assert made == [("refined_translation",)] * 2
+    evaluate(one_client(tmp_path / "again", methods=methods, adapters_from=str(folder)))
+    assert made == [("refined_translation",)]
     again, earlier = report_of(tmp_path / "again"), report_of(folder)
-    for one, other in zip(again["clients"], earlier["clients"], strict=True):
-        assert {name: one["scores"][name] for name in methods} == {name: other["scores"][name] for name in methods}
+    one, other = again["clients"][0]["scores"], earlier["clients"][0]["scores"]
+    assert {name: one[name] for name in methods} == {name: other[name] for name in methods}
 
 
 def test_other_vocabularies_and_other_adapters_leave_methods_out(
@@ -119,16 +124,16 @@ def test_other_vocabularies_and_other_adapters_leave_methods_out(
 ) -> None:
     monkeypatch.setattr(vocabulary, "have_same_vocabulary", lambda first, second: False)
     methods = ["proxy_tuning", "distilled", "source_best", "w2s_public"]
-    evaluate(two_clients(tmp_path / "evaluation", methods=methods, method_settings={**SETTINGS, "best_recipe": None}))
+    evaluate(one_client(tmp_path / "evaluation", methods=methods, method_settings={**SETTINGS, "best_recipe": None}))
     report = report_of(tmp_path / "evaluation")
     assert "are not the same, which it needs" in report["not_run"]["proxy_tuning"]
     assert set(report["not_run"]) == {"proxy_tuning", "distilled", "source_best"}
     assert "it is the same as source_client" in report["not_run"]["source_best"]
-    assert set(report["clients"][0]["scores"]) == {*METHODS, "w2s_public"}
+    assert set(report["clients"][0]["scores"]) == {*METHODS, "w2s_public"} - {"shuffled_input"}
 
 
 def test_texts_without_prompts_have_no_weak_labels(tmp_path: Path) -> None:
-    arguments = two_clients(tmp_path / "evaluation", methods=["w2s", "cross_lora"], kind="text")
+    arguments = one_client(tmp_path / "evaluation", methods=["w2s", "cross_lora"], kind="text")
     evaluate(replace(arguments, metric="bits_per_character"))
     report = report_of(tmp_path / "evaluation")
     assert f"client '{RULES[1].name}' has none" in report["not_run"]["w2s"]
@@ -142,9 +147,9 @@ def test_a_method_that_fails_on_a_client_is_left_out_with_the_reason(
         raise ConfigurationError("the loss is not finite.")
 
     monkeypatch.setattr(MethodTrainer, "weak", fail)
-    evaluate(two_clients(tmp_path / "evaluation", methods=["w2s", "distilled"]))
+    evaluate(one_client(tmp_path / "evaluation", methods=["w2s", "distilled"]))
     report = report_of(tmp_path / "evaluation")
-    assert report["not_run"] == {"w2s": "it failed on 2 of 2 clients: the loss is not finite."}
+    assert report["not_run"] == {"w2s": "it failed on 1 of 1 clients: the loss is not finite."}
     assert all("distilled" in client["scores"] and "w2s" not in client["scores"] for client in report["clients"])
 
 
