@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from gradtx_hf.errors import ConfigurationError, MissingExtraError, MissingFileError
-from gradtx_hf.evaluation import Report, pool_reports
+from gradtx_hf.evaluation import Report
 from gradtx_hf.evaluation.headline import format_score, group_title, headline
 from gradtx_hf.evaluation.markdown import lead_table, summary_table
 from gradtx_hf.evaluation.methods import TRANSLATED, method_of, ordered_methods
@@ -123,7 +123,7 @@ def render_real_text(report: RealTextReport, *, has_plot: bool = False) -> str:
     for name, found in report.reports.items():
         sections += [
             f"## {study.cell(name).label.capitalize()}",
-            "All seeds share one translator: intervals tell of other clients, not of other translators.",
+            "Seeds share the translator and the held-out rows: intervals and p are over tasks, whatever the seed.",
             "\n\n".join(f"{headline(found, group)} {generalists(found, group)}".strip() for group in found.groups),
             task_table(found),
             summary_table(found),
@@ -172,12 +172,28 @@ def _tiny(cell: PaperCell, folder: Path) -> PaperCell:
 def _read(study: PaperStudy, folder: Path, num_seeds: int) -> dict[str, Report]:
     found = {}
     for cell in study.cells:
-        homes = {seed: cell_folder(folder, cell.name, seed) for seed in range(num_seeds)}
-        done = {seed: Report.load(home) for seed, home in homes.items() if (home / STAGES_FILE).is_file()}
-        reports: Sequence[Report] = list(done.values())
+        homes = [cell_folder(folder, cell.name, seed) for seed in range(num_seeds)]
+        reports = [Report.load(home) for home in homes if (home / STAGES_FILE).is_file()]
         if reports:
-            found[cell.name] = reports[0] if len(reports) == 1 else pool_reports(reports, study_seeds=list(done))
+            found[cell.name] = reports[0] if len(reports) == 1 else joined(reports)
     return found
+
+
+def joined(reports: Sequence[Report]) -> Report:
+    """Return the clients of all seeds as one report, in which tasks are resampled whatever the seed.
+
+    Seeds share the translator and the held-out rows, so that they are no repetitions of a task's result.
+    """
+    phases = dict.fromkeys(phase for report in reports for phase in report.seconds)
+    shared = {k: v for k, v in reports[0].config.items() if all(report.config.get(k) == v for report in reports)}
+    return Report.from_clients(
+        [client for report in reports for client in report.clients],
+        metric=reports[0].metric,
+        higher_is_better=reports[0].higher_is_better,
+        seconds={phase: sum(report.seconds.get(phase, 0.0) for report in reports) for phase in phases},
+        config={**shared, "seeds": len(reports)},
+        not_run={name: why for report in reversed(reports) for name, why in report.not_run.items()},
+    )
 
 
 def _require_data(data: str | Path | None) -> None:

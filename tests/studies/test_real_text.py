@@ -144,6 +144,10 @@ def test_the_report_tells_what_a_generalist_recovers_and_every_tasks_mean() -> N
     assert "| method | gsm8k | samsum (unseen) |" in text
     assert "| Translated adapter | 3.100 | 4.100 |" in text
     assert "- Not run: W2S on private inputs: why." in text
+    twice = joined([found, found])
+    assert twice.summary["all"].num_clients == 8
+    assert twice.summary["all"].num_tasks == 2  # seeds are no further tasks
+    assert twice.not_run == found.not_run
     both = RealTextReport(study, {"answers": found, "scores": replace(found, metric="task_score")}, True, "")
     assert both.to_json()["scores"]["metric"]["name"] == "task_score"
     assert Report.from_json(both.to_json()).metric == "bits_per_answer_token"
