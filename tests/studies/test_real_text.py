@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from gradtx_hf.finetuning.language_model import load_language_model
 from gradtx_hf.studies.pretrain_text import TextPretraining, pretrain_pair, read_texts
 from gradtx_hf.studies.real_text import (
     RealTextReport,
+    joined,
     real_text_study,
     render_real_text,
     run_real_text_study,
@@ -93,7 +95,7 @@ def test_what_cannot_be_pretrained_is_refused(
 
 def test_the_commands_take_every_cell_and_no_public_row_is_private(tmp_path: Path) -> None:
     for cell in (with_data(cell, str(tmp_path)) for cell in real_text_study().cells):
-        folders = {"store": "s", "output_dir": "o"}
+        folders: dict[str, Any] = {"store": "s", "output_dir": "o"}
         curation = CurationArguments(**cell.curate, source_model="s", target_model="t", output_dir="o")
         TranslatorArguments(**cell.train, **folders)
         arguments = EvaluationArguments(**{**cell.evaluate, "adapters_from": None}, **folders, translator="t")
