@@ -24,6 +24,7 @@ def weakly_labelled(
     prompts: Sequence[Prompt],
     *,
     max_new_tokens: int,
+    max_prompt_tokens: int | None = None,
     batch_size: int = 64,
 ) -> Dataset:
     """Label prompts with a weak model's greedy completions.
@@ -33,6 +34,7 @@ def weakly_labelled(
         tokenizer: Its tokenizer.
         prompts: Texts, or chats; all of one kind.
         max_new_tokens: Most tokens of a completion.
+        max_prompt_tokens: Most tokens of a prompt, as ``generate_completions`` takes it.
         batch_size: Prompts at once.
 
     Returns:
@@ -43,7 +45,14 @@ def weakly_labelled(
     """
     if not prompts:
         raise DataError("got no prompt to label, expected at least one.")
-    written = generate_completions(model, tokenizer, prompts, max_new_tokens=max_new_tokens, batch_size=batch_size)
+    written = generate_completions(
+        model,
+        tokenizer,
+        prompts,
+        max_new_tokens=max_new_tokens,
+        max_prompt_tokens=max_prompt_tokens,
+        batch_size=batch_size,
+    )
     completions = [
         text if isinstance(prompt, str) else [{"role": "assistant", "content": text}]
         for prompt, text in zip(prompts, written, strict=True)

@@ -10,8 +10,6 @@ import ast
 import dataclasses
 import inspect
 import json
-import os
-import re
 import textwrap
 import types
 from collections.abc import Mapping, Sequence
@@ -23,14 +21,13 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 import yaml
 
 from gradtx_hf.errors import ConfigurationError, MissingFileError
-from gradtx_hf.yaml_files import load_yaml
+from gradtx_hf.yaml_files import expand_variables, load_yaml
 
 
 T = TypeVar("T")
 
 
 TRUE, FALSE = ("true", "yes", "1"), ("false", "no", "0")
-SECRET_NAMES = ("TOKEN", "SECRET", "PASSWORD", "KEY")
 
 
 def parse_into(arguments_class: type[T], argv: Sequence[str], *, command: str, description: str) -> tuple[T, bool]:
@@ -89,29 +86,7 @@ def _read_yaml(path: Path | None) -> dict[str, Any]:
         return {}
     if not isinstance(values, dict):
         raise ConfigurationError(f"configuration file '{path}' holds no 'key: value' pairs.")
-    return {str(key): _expand_variables(value, path) for key, value in values.items()}
-
-
-def _expand_variables(value: Any, path: Path) -> Any:  # noqa: ANN401 - any YAML value
-    """Put environment variables in place of ``${NAME}`` in texts, so that one file serves on every machine."""
-    if isinstance(value, dict):
-        return {key: _expand_variables(entry, path) for key, entry in value.items()}
-    if isinstance(value, list):
-        return [_expand_variables(entry, path) for entry in value]
-    if not isinstance(value, str):
-        return value
-    return re.sub(r"\$\{(\w+)\}", lambda match: _value_of_variable(match[1], path), value)
-
-
-def _value_of_variable(name: str, path: Path) -> str:
-    if any(word in name.upper() for word in SECRET_NAMES):
-        raise ConfigurationError(
-            f"configuration file '{path}' names the environment variable {name}, which looks like a secret and would "
-            "be written into plans and reports. Leave it out; 'hf auth login' stores a token."
-        )
-    if name not in os.environ:
-        raise ConfigurationError(f"configuration file '{path}' needs the environment variable {name}. Set it.")
-    return os.environ[name]
+    return {str(key): expand_variables(value, label=f"configuration file '{path}'") for key, value in values.items()}
 
 
 def _flag(name: str) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from gradtx_hf.errors import ConfigurationError, GradTxError
+from gradtx_hf.studies import real_text
 from gradtx_hf.studies.runnable import Request, Runnable, find_runnable, next_command, runnable_titles
 
 
@@ -38,12 +39,15 @@ def run(argv: Sequence[str]) -> int:
     if arguments.output_dir is None:
         parser.error("--output-dir is missing")
     torch.set_num_threads(1)  # small models run many times slower with more
+    if arguments.data is not None and study.name != real_text.NAME:
+        raise ConfigurationError(f"got --data for study '{study.name}', which reads none. Leave it out.")
     folder = Path(arguments.output_dir)
     request = Request(
         cells=cells if arguments.cell else None,
         num_seeds=arguments.seeds,
         num_workers=arguments.num_workers,
         is_dry_run=arguments.dry_run,
+        data=arguments.data,
         command=shlex.join(["gradtx", "study", *argv]),
     )
     outcome = study.run(folder, request)
@@ -79,6 +83,7 @@ def _build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--seeds", type=int, default=1, help="run seeds 0 … SEEDS-1, each with another split of the rules"
     )
+    parser.add_argument("--data", metavar="DIR", help="folder of data sets, for the study that reads your own")
     parser.add_argument("--cell", nargs="+", metavar="CELL", help="only these cells; by default all")
     parser.add_argument(
         "--num-workers",

@@ -8,16 +8,22 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
 from gradtx_hf.errors import ConfigurationError
+from gradtx_hf.evaluation.method_settings import FURTHER_METHODS, WEAK_MODEL, MethodSettings
 from gradtx_hf.evaluation.methods import METHODS
 from gradtx_hf.finetuning import FineTuningRecipe, PrivacySettings, Sample
 from gradtx_hf.translation.aggregation import Aggregation, AggregationSettings
 
 
-MetricName = Literal["exact_match", "task_score", "bits_per_character"]
+MetricName = Literal["exact_match", "task_score", "bits_per_answer_token", "bits_per_character"]
 RIVAL_NAME = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
-RESERVED_NAMES = (*METHODS, "source")
+RESERVED_NAMES = (*METHODS, *FURTHER_METHODS, WEAK_MODEL, "source")
 """What a rival cannot be called: methods, and the folders of a client's own adapters."""
-HIGHER_IS_BETTER: dict[str, bool] = {"exact_match": True, "task_score": True, "bits_per_character": False}
+HIGHER_IS_BETTER: dict[str, bool] = {
+    "exact_match": True,
+    "task_score": True,
+    "bits_per_answer_token": False,
+    "bits_per_character": False,
+}
 
 
 @dataclass(frozen=True)
@@ -123,9 +129,11 @@ class EvaluationArguments:
     )
     """Clients, as values of ``ClientData.from_dict``."""
     metric: MetricName = field(
-        default="exact_match", metadata={"help": "exact_match, task_score or bits_per_character"}
+        default="exact_match",
+        metadata={"help": "exact_match, task_score, bits_per_answer_token or bits_per_character"},
     )
-    """exact_match or task_score of greedy completions, in [0, 1], or bits_per_character of texts."""
+    """exact_match or task_score of greedy completions, in [0, 1]; bits_per_answer_token of the reference completions,
+    which models of one tokenizer alone can be compared by; or bits_per_character of texts."""
     source_recipe: dict[str, Any] | None = field(
         default=None, metadata={"help": "recipe of the clients' fine-tuning; by default that of the shadow sets"}
     )
@@ -149,10 +157,15 @@ class EvaluationArguments:
     """How the adapters of a client of several members become one, before translation."""
     max_new_tokens: int = field(default=64, metadata={"help": "most tokens of a completion"})
     """Most new tokens per completion, for exact_match."""
+    max_prompt_tokens: int | None = field(
+        default=None, metadata={"help": "most tokens of a prompt that is completed; longer ones lose their beginning"}
+    )
+    """Most tokens of a prompt that is completed, of which a longer one loses its beginning; None: all."""
     max_length: int = field(
         default=512, metadata={"help": "most tokens of a text, or of a prompt with its reference completion"}
     )
-    """Most tokens per text for bits_per_character, per prompt with its reference completion for nats per token."""
+    """Most tokens per text for bits_per_character, per prompt with its reference completion for nats and bits of a
+    token."""
     batch_size: int = field(default=64, metadata={"help": "held-out examples at once"})
     """Held-out examples per forward pass."""
     num_workers: int = field(default=1, metadata={"help": "processes, each with one thread"})
@@ -164,6 +177,15 @@ class EvaluationArguments:
         metadata={"help": "further translators to score on the same clients: method name to a folder or repository"},
     )
     """Method name, in snake case, to another translator of the same initial adapters."""
+    methods: list[str] = field(
+        default_factory=list,
+        metadata={"help": f"further methods to score on the same clients: {', '.join(FURTHER_METHODS)}"},
+    )
+    """Further methods; one that these models or data do not allow is named in the report with the reason."""
+    method_settings: dict[str, Any] = field(
+        default_factory=dict, metadata={"help": "how further methods are trained: values of MethodSettings"}
+    )
+    """Values of ``MethodSettings``; the small model labels with ``max_new_tokens`` and ``max_prompt_tokens``."""
     adapters_from: str | None = field(
         default=None, metadata={"help": "folder of an earlier evaluation whose fine-tuned adapters are taken over"}
     )
@@ -179,14 +201,19 @@ class EvaluationArguments:
             raise ConfigurationError(f"got metric {self.metric!r}, expected one of {', '.join(HIGHER_IS_BETTER)}.")
         if not isinstance(self.clients, Sequence) or not self.clients:
             raise ConfigurationError("got no clients to evaluate, expected at least one.")
-        for name in ("max_new_tokens", "max_length", "batch_size", "num_workers"):
-            if getattr(self, name) < 1:
-                raise ConfigurationError(f"got {name}={getattr(self, name)}, expected at least 1.")
+        for name in ("max_new_tokens", "max_prompt_tokens", "max_length", "batch_size", "num_workers"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigurationError(f"got {name}={value}, expected at least 1.")
         self.client_data()
         AggregationSettings.of(self.aggregation)
         if self.client_privacy is not None:
             PrivacySettings.from_dict(self.client_privacy)
         self._check_rivals()
+        for name in self.methods:
+            if name not in FURTHER_METHODS:
+                raise ConfigurationError(f"got method {name!r}, expected any of {', '.join(FURTHER_METHODS)}.")
+        MethodSettings.from_dict(self.method_settings)
         for name in ("source_recipe", "target_recipe", "public_recipe"):
             if getattr(self, name) is not None:
                 FineTuningRecipe.from_dict(getattr(self, name))
@@ -198,6 +225,11 @@ class EvaluationArguments:
             ConfigurationError: If one of them is not complete.
         """
         return [ClientData.from_dict(values) for values in self.clients]
+
+    @property
+    def further_settings(self) -> MethodSettings:
+        """The further methods' settings."""
+        return MethodSettings.from_dict(self.method_settings)
 
     def _check_rivals(self) -> None:
         if not isinstance(self.rivals, Mapping):

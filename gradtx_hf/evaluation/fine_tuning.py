@@ -13,7 +13,8 @@ from gradtx_hf.evaluation.reuse import PUBLIC_ADAPTER, source_names
 from gradtx_hf.finetuning import FineTuningRecipe, PrivacySettings, Sample, load_samples
 from gradtx_hf.finetuning.pool import one_thread
 from gradtx_hf.finetuning.public_data import pooled_public_examples
-from gradtx_hf.updates.store import UpdateStore
+from gradtx_hf.finetuning.samples import Half
+from gradtx_hf.updates.store import Side, UpdateStore
 
 
 LEDGERS = "ledgers"
@@ -22,7 +23,7 @@ LEDGERS = "ledgers"
 
 @dataclass(frozen=True)
 class FineTuningJob:
-    """One adapter to fine-tune: where it starts, on what, how, where it goes, and how private."""
+    """One adapter to fine-tune: where it starts, on what (perhaps a half), how, where it goes, and how private."""
 
     init: str
     samples: tuple[Sample, ...] | None
@@ -31,6 +32,7 @@ class FineTuningJob:
     seed: int
     output_dir: str
     privacy: PrivacySettings | None = None
+    half: Half | None = None
 
 
 def recipes_of(arguments: EvaluationArguments, store: UpdateStore) -> dict[str, FineTuningRecipe]:
@@ -48,7 +50,7 @@ def fine_tuning_jobs(
     recipes: Mapping[str, FineTuningRecipe],
     *,
     store: str,
-    inits: Mapping[str, str],
+    inits: Mapping[Side, str],
     folder: Path,
     homes: Sequence[Path],
     privacy: PrivacySettings | None = None,
@@ -65,7 +67,7 @@ def fine_tuning_jobs(
         privacy: How private the clients' own runs are.
     """
 
-    def job(side: str, samples: tuple[Sample, ...] | None, recipe: str, seed: int, to: Path) -> FineTuningJob:
+    def job(side: Side, samples: tuple[Sample, ...] | None, recipe: str, seed: int, to: Path) -> FineTuningJob:
         return FineTuningJob(
             inits[side], samples, store, recipes[recipe], seed, str(to), privacy if side == "source" else None
         )
@@ -84,7 +86,7 @@ def perform_fine_tuning(job: FineTuningJob) -> None:
         examples = (
             pooled_public_examples(UpdateStore.open(job.store))
             if job.samples is None
-            else load_samples(job.samples, seed=job.seed)
+            else load_samples(job.samples, seed=job.seed, half=job.half)
         )
         folder = Path(job.output_dir)
         fine_tune_client(

@@ -27,6 +27,7 @@ def render_markdown(report: Report, *, plot_file: str | None = None) -> str:
         "\n\n".join(headline(report, group) for group in report.groups),
         f"![Scores of all methods]({plot_file})" if plot_file else "",
         "## Methods\n\n" + summary_table(report),
+        _not_run(report),
         _group_shares(report),
         lead_table(report),
         "## Clients\n\n" + _client_table(report),
@@ -176,6 +177,11 @@ def _mean(scores: Sequence[float | None]) -> float | None:
     """Return the mean of the scores that are there; None without one."""
     found = [score for score in scores if score is not None]
     return sum(found) / len(found) if found else None
+
+
+def _not_run(report: Report) -> str:
+    """Return which methods were asked for and not run, one line each with the reason."""
+    return "\n".join(f"- Not run: {method_of(name).label}: {why}" for name, why in report.not_run.items())
 
 
 def _group_shares(report: Report) -> str:

@@ -58,6 +58,7 @@ def pool_reports(reports: Sequence[Report], *, study_seeds: Sequence[int], comma
         seconds=_sums([report.seconds for report in reports]),
         config=_pooled_config([report.config for report in reports], study_seeds),
         command=command,
+        not_run={name: why for report in reversed(reports) for name, why in report.not_run.items()},
     )
     return replace(pooled, versions=_pooled_versions([report.versions for report in reports]))
 

@@ -9,7 +9,7 @@ import json
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ class Report:
         config: The configuration that was used, JSON values and paths.
         versions: Library to version.
         command: The command line that makes this report; empty if there is none.
+        not_run: Method that was asked for to why it was not run, on all clients or on some.
     """
 
     metric: str
@@ -47,6 +48,7 @@ class Report:
     config: Mapping[str, Any]
     versions: Mapping[str, str]
     command: str = ""
+    not_run: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def from_clients(
@@ -58,6 +60,7 @@ class Report:
         seconds: Mapping[str, float],
         config: Mapping[str, Any],
         command: str = "",
+        not_run: Mapping[str, str] | None = None,
     ) -> Report:
         """Summarise clients and note the versions of the libraries in use.
 
@@ -68,6 +71,7 @@ class Report:
             seconds: Phase to wall-clock time in seconds.
             config: The configuration that was used; its ``seed``, if any, does not seed the bootstrap.
             command: The command line that makes this report.
+            not_run: Method that was asked for to why it was not run.
 
         Raises:
             DataError: If there is no client.
@@ -81,6 +85,7 @@ class Report:
             config=dict(config),
             versions=library_versions(),
             command=command,
+            not_run=dict(not_run or {}),
         )
 
     @property
@@ -99,6 +104,7 @@ class Report:
             "config": self.config,
             "versions": self.versions,
             "command": self.command,
+            **({"not_run": self.not_run} if self.not_run else {}),
         }
         cleaned: dict[str, Any] = _json_value(values)
         return cleaned
@@ -120,6 +126,7 @@ class Report:
                 config=values["config"],
                 versions=values["versions"],
                 command=values.get("command", ""),
+                not_run=values.get("not_run", {}),
             )
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise DataError(f"got values that are no report ({error!r}).") from error

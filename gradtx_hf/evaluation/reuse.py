@@ -16,6 +16,7 @@ from typing import Any
 
 from gradtx_hf.errors import ConfigurationError, DataError, MissingFileError
 from gradtx_hf.evaluation.arguments import ClientData
+from gradtx_hf.evaluation.method_settings import PUBLIC_WEAK_METHODS, SOURCE_BEST, WEAK_METHODS, WEAK_MODEL
 from gradtx_hf.evaluation.methods import CEILING
 from gradtx_hf.finetuning import FineTuningRecipe
 from gradtx_hf.lora import Adapter
@@ -25,13 +26,21 @@ from gradtx_hf.updates.store import SIDES, UpdateStore
 
 
 PUBLIC_ADAPTER = "public_finetune"
+METHOD_FOLDERS = (SOURCE_BEST, WEAK_MODEL)
+FREE_OF_TRANSLATORS = (*PUBLIC_WEAK_METHODS, *WEAK_METHODS, "distilled", "distilled_same")
+"""Further methods whose adapters are the same whatever the translator."""
 SOURCE = "source"
 """Folder of a client's own adapter; of several members, of what their adapters became."""
 
 
 def source_names(num_members: int) -> list[str]:
     """Return the names of the folders of a client's own adapters: one, or one for each of several members."""
-    return [SOURCE] if num_members == 1 else [f"member_{i}" for i in range(num_members)]
+    return [SOURCE] if num_members == 1 else numbered("member", num_members)
+
+
+def numbered(name: str, number: int) -> list[str]:
+    """Return names of so many folders: the name itself for one, else each with its number."""
+    return [name] if number == 1 else [f"{name}_{i}" for i in range(number)]
 
 
 def fine_tuning_inputs(
@@ -80,7 +89,7 @@ def find_adapters(earlier: Path, inputs: Mapping[str, Any], *, config_file: str)
 
     Args:
         earlier: The earlier evaluation's folder; it is only read.
-        inputs: This evaluation's ``fine_tuning_inputs``.
+        inputs: This evaluation's ``fine_tuning_inputs``, and what determines the adapters of its further ``methods``.
         config_file: Name of the file in that folder that notes those of the earlier one, under ``fine_tuning``.
 
     Returns:
@@ -101,7 +110,11 @@ def find_adapters(earlier: Path, inputs: Mapping[str, Any], *, config_file: str)
     pairs = {PUBLIC_ADAPTER: earlier / PUBLIC_ADAPTER}
     for client in inputs["clients"]:
         same = [other for other in before["clients"] if _identity(other) == _identity(client)]
-        for name in (CEILING, *source_names(client["num_members"])) if same else ():
+        names = (CEILING, *source_names(client["num_members"]))
+        if inputs.get("methods") and inputs["methods"] == before.get("methods"):
+            names += tuple(folder for n in METHOD_FOLDERS for folder in numbered(n, client["num_members"]))
+            names += FREE_OF_TRANSLATORS
+        for name in names if same else ():
             pairs[f"{client['folder']}/{name}"] = earlier / same[0]["folder"] / name
     return {to: origin for to, origin in pairs.items() if origin.is_dir()}
 
@@ -152,7 +165,7 @@ def _read_inputs(earlier: Path, config_file: str) -> dict[str, Any]:
 def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
     """Name the first thing by which the earlier adapters are of another fine-tuning; None if they are of the same."""
     for name, value in now.items():
-        if name not in ("recipes", "clients") and before.get(name) != value:
+        if name not in ("recipes", "clients", "methods") and before.get(name) != value:
             return f"its {name} differs"
     for name, recipe in now["recipes"].items():
         for key, value in recipe.items():

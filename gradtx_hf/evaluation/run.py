@@ -7,7 +7,8 @@ The output folder holds, besides the report:
     translator/        a copy of the translator, whose initial adapters all fine-tuning starts from
     public_finetune/   the adapter of the public control
     clients/           a folder per client with its adapters ``source``, ``ceiling``, ``translated``, and one by the
-                       name of each rival; of several members also ``member_0`` …, of which ``source`` is made
+                       name of each rival and further method; of several members also ``member_0`` …, of which
+                       ``source`` is made
     seconds.json       phase to seconds, added up over all runs of the command in this folder
 
 So an interrupted evaluation goes on where it was, with the same arguments and inputs or not at all.
@@ -18,17 +19,19 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from gradtx_hf.errors import OutputExistsError
 from gradtx_hf.evaluation.arguments import HIGHER_IS_BETTER, ClientData, EvaluationArguments
-from gradtx_hf.evaluation.client_scores import ClientScores
+from gradtx_hf.evaluation.client_scoring import score_clients
 from gradtx_hf.evaluation.controls import State, num_target_runs, partners, target_states
 from gradtx_hf.evaluation.fine_tuning import fine_tuning_jobs, perform_fine_tuning, recipes_of
-from gradtx_hf.evaluation.inputs import TEST_SEED, check_data, check_rivals, check_translator_and_store, input_digests
-from gradtx_hf.evaluation.methods import SOURCE_CLIENT, TRANSLATED
+from gradtx_hf.evaluation.further_methods import FurtherMethods
+from gradtx_hf.evaluation.inputs import check_data, check_rivals, check_translator_and_store, input_digests
+from gradtx_hf.evaluation.method_plan import plan_methods
+from gradtx_hf.evaluation.methods import CEILING, TRANSLATED
 from gradtx_hf.evaluation.report import Report
 from gradtx_hf.evaluation.reuse import (
     PUBLIC_ADAPTER,
@@ -39,10 +42,9 @@ from gradtx_hf.evaluation.reuse import (
     source_names,
 )
 from gradtx_hf.evaluation.saving import save_report
-from gradtx_hf.evaluation.scoring import Scored, ScoringSettings, score_states
 from gradtx_hf.evaluation.seconds import read_seconds, timed
-from gradtx_hf.finetuning import PrivacySettings, Sample, load_samples
-from gradtx_hf.finetuning.pool import one_thread, run_jobs
+from gradtx_hf.finetuning import PrivacySettings
+from gradtx_hf.finetuning.pool import run_jobs
 from gradtx_hf.finetuning.public_data import pooled_public_examples
 from gradtx_hf.hub import resolve_folder
 from gradtx_hf.lora import load_adapter
@@ -50,23 +52,13 @@ from gradtx_hf.output import require_new_folder, write_json
 from gradtx_hf.translation import SOURCE_INIT, TARGET_INIT, PeftTranslator
 from gradtx_hf.translation.aggregated import aggregate_adapters
 from gradtx_hf.translation.reading import ReadingOptions
-from gradtx_hf.updates.store import UpdateStore
+from gradtx_hf.updates.store import Side, UpdateStore
 
 
 logger = logging.getLogger(__name__)
 
 CONFIG_FILE = "evaluation.json"
 CLIENTS_FOLDER = "clients"
-
-
-@dataclass(frozen=True)
-class ScoringJob:
-    """One model by its initial adapter, its adapters by method, and the data to score them on."""
-
-    init: str
-    states: dict[str, State]
-    samples: tuple[Sample, ...]
-    settings: ScoringSettings
 
 
 def evaluate(arguments: EvaluationArguments, *, command: str = "") -> Report:
@@ -94,8 +86,14 @@ def evaluate(arguments: EvaluationArguments, *, command: str = "") -> Report:
     folder = Path(arguments.output_dir)
     if not (folder / CONFIG_FILE).is_file():
         pooled_public_examples(store)  # to see that they are what they were
+    plan = plan_methods(arguments, translator, store, clients)
     homes = [folder / CLIENTS_FOLDER / client_folder_name(i, client) for i, client in enumerate(clients)]
     recipes = recipes_of(arguments, store)
+    inits: dict[Side, str] = {
+        "source": str(folder / "translator" / SOURCE_INIT),
+        "target": str(folder / "translator" / TARGET_INIT),
+    }
+    further = FurtherMethods(plan, arguments, clients, homes, inits, recipes)
     fine_tuning = fine_tuning_inputs(
         translator,
         store,
@@ -104,8 +102,7 @@ def evaluate(arguments: EvaluationArguments, *, command: str = "") -> Report:
         train_digests=train_digests,
         folders=[home.relative_to(folder).as_posix() for home in homes],
         privacy=arguments.client_privacy,
-    )
-    inits = {"source": str(folder / "translator" / SOURCE_INIT), "target": str(folder / "translator" / TARGET_INIT)}
+    ) | {"methods": further.training_inputs()}
     jobs = fine_tuning_jobs(
         clients,
         recipes,
@@ -115,6 +112,7 @@ def evaluate(arguments: EvaluationArguments, *, command: str = "") -> Report:
         homes=homes,
         privacy=None if arguments.client_privacy is None else PrivacySettings.from_dict(arguments.client_privacy),
     )
+    jobs += further.jobs()
     earlier: dict[str, Path] = {}
     if arguments.adapters_from is not None and not all(Path(job.output_dir).is_dir() for job in jobs):
         earlier = find_adapters(Path(arguments.adapters_from), fine_tuning, config_file=CONFIG_FILE)
@@ -130,11 +128,17 @@ def evaluate(arguments: EvaluationArguments, *, command: str = "") -> Report:
         own = [_own_states(client, home, translator, arguments) for client, home in zip(clients, homes, strict=True)]
         aligned = [_read(home / SOURCE, translator, arguments) for home in homes]
         states = _target_states({TRANSLATED: translator, **rivals}, store, aligned, clients=clients, homes=homes)
-        public = load_adapter(folder / PUBLIC_ADAPTER).tensors
-        for home, methods in zip(homes, states, strict=True):
-            methods |= {"public_finetune": public, "ceiling": load_adapter(home / "ceiling").tensors}
+        _add_fine_tuned(states, folder, homes)
+    failures = further.add_adapters(states, translator, store, aligned=aligned)
     with timed(folder, "scoring"):
-        scored = _score(arguments, inits, clients=clients, states=states, source_states=own)
+        scored = score_clients(
+            arguments,
+            inits,
+            clients=clients,
+            states=states,
+            source_states=further.source_states(own),
+            proxies=further.proxies(),
+        )
     report = Report.from_clients(
         scored,
         metric=arguments.metric,
@@ -142,17 +146,18 @@ def evaluate(arguments: EvaluationArguments, *, command: str = "") -> Report:
         seconds=read_seconds(folder),
         config=asdict(arguments) | {"num_target_runs": num_target_runs(store)},
         command=command,
+        not_run={**plan.not_run, **failures},
     )
     save_report(report, folder)
     logger.info("wrote %s", folder / "report.md")
     return report
 
 
-def perform_scoring(job: ScoringJob) -> dict[str, Scored]:
-    """Score every method of one job."""
-    with one_thread():
-        examples = load_samples(job.samples, seed=TEST_SEED)
-        return score_states(job.init, job.states, examples, settings=job.settings)
+def _add_fine_tuned(states: Sequence[dict[str, State]], folder: Path, homes: Sequence[Path]) -> None:
+    """Add what was fine-tuned on public and on private data to each client's target adapters by method."""
+    public = load_adapter(folder / PUBLIC_ADAPTER).tensors
+    for home, methods in zip(homes, states, strict=True):
+        methods |= {PUBLIC_ADAPTER: dict(public), CEILING: dict(load_adapter(home / CEILING).tensors)}
 
 
 def client_folder_name(index: int, client: ClientData) -> str:
@@ -243,41 +248,3 @@ def _translated(translator: PeftTranslator, home: Path, client: ClientData, *, n
         translated = translator.translate(adapter, allow_other_start=True, allow_other_base=True)
         translated.save_pretrained(home / name)
     return dict(load_adapter(home / name).tensors)
-
-
-def _score(
-    arguments: EvaluationArguments,
-    inits: dict[str, str],
-    *,
-    clients: Sequence[ClientData],
-    states: Sequence[dict[str, State]],
-    source_states: Sequence[Sequence[State]],
-) -> list[ClientScores]:
-    """Score every method on the held-out data of every client and every member, each beside its own small model."""
-    settings = ScoringSettings(
-        metric=arguments.metric,
-        max_new_tokens=arguments.max_new_tokens,
-        max_length=arguments.max_length,
-        batch_size=arguments.batch_size,
-    )
-    members, jobs = [], []
-    for client, methods, own in zip(clients, states, source_states, strict=True):
-        for member, source_state in zip(client.each, own, strict=True):
-            members.append(member)
-            jobs.append(ScoringJob(inits["target"], methods, member.test, settings))
-            jobs.append(ScoringJob(inits["source"], {SOURCE_CLIENT: source_state}, member.test, settings))
-    scored: list[dict[str, Scored]] = [{} for _ in members]
-    for index, found in run_jobs(perform_scoring, jobs, num_workers=arguments.num_workers, description="scoring"):
-        scored[index // 2] |= found
-    return [
-        ClientScores(
-            member.task,
-            member.seen,
-            {name: method.score for name, method in methods.items()},
-            seed=member.seed,
-            nats_per_token={n: m.nats_per_token for n, m in methods.items() if m.nats_per_token is not None},
-            example_scores={n: m.example_scores for n, m in methods.items() if m.example_scores},
-            test_set=methods[TRANSLATED].test_set,
-        )
-        for member, methods in zip(members, scored, strict=True)
-    ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import fmean
@@ -26,6 +27,7 @@ from gradtx_hf.lora import load_adapter
 NEEDED_COLUMNS = {
     "exact_match": ("prompt", "completion"),
     "task_score": ("prompt", "completion", "references", "task"),
+    "bits_per_answer_token": ("prompt", "completion"),
     "bits_per_character": ("text",),
 }
 
@@ -51,16 +53,19 @@ class ScoringSettings:
     Attributes:
         metric: ``exact_match``: share of greedy completions that equal the reference, in [0, 1].
             ``task_score``: mean score of greedy completions, each by its task (see ``gradtx_hf.tasks``), in [0, 1].
+            ``bits_per_answer_token``: of the reference completions, see ``completion_nats``.
             ``bits_per_character``: see ``gradtx_hf.finetuning.bits_per_character``.
         max_new_tokens: Most tokens of a completion.
         max_length: Most tokens of a text, or of a prompt with its reference completion.
         batch_size: Examples at once.
+        max_prompt_tokens: Most tokens of a prompt that is completed; None: all.
     """
 
     metric: MetricName
     max_new_tokens: int
     max_length: int
     batch_size: int
+    max_prompt_tokens: int | None = None
 
 
 @dataclass(frozen=True)
@@ -117,22 +122,18 @@ def score(
     settings: ScoringSettings,
 ) -> Scored:
     """Score one model with its adapter; where it completes, also in nats per token of the reference completions."""
+    if settings.metric == "bits_per_answer_token":
+        return Scored(_nats(model, tokenizer, examples, settings) / math.log(2))
     if settings.metric != "bits_per_character":
         completions = generate_completions(
             model,
             tokenizer,
             examples["prompt"],
             max_new_tokens=settings.max_new_tokens,
+            max_prompt_tokens=settings.max_prompt_tokens,
             batch_size=settings.batch_size,
         )
-        nats = completion_nats(
-            model,
-            tokenizer,
-            examples["prompt"],
-            examples["completion"],
-            max_length=settings.max_length,
-            batch_size=settings.batch_size,
-        )
+        nats = _nats(model, tokenizer, examples, settings)
         is_exact = settings.metric == "exact_match"
         scores = (
             exact_matches(completions, examples["completion"]) if is_exact else score_completions(completions, examples)
@@ -142,6 +143,23 @@ def score(
         model, tokenizer, examples["text"], max_length=settings.max_length, batch_size=settings.batch_size
     )
     return Scored(bits)
+
+
+def _nats(
+    model: PreTrainedModel | PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    examples: Dataset,
+    settings: ScoringSettings,
+) -> float:
+    """Return the mean negative log-likelihood of the reference completions' tokens, in nats."""
+    return completion_nats(
+        model,
+        tokenizer,
+        examples["prompt"],
+        examples["completion"],
+        max_length=settings.max_length,
+        batch_size=settings.batch_size,
+    )
 
 
 def _name_of(examples: Dataset) -> str:

@@ -28,6 +28,7 @@ def generate_completions(
     prompts: Sequence[Prompt],
     *,
     max_new_tokens: int,
+    max_prompt_tokens: int | None = None,
     batch_size: int = 64,
 ) -> list[str]:
     """Complete prompts greedily, whatever the model's own generation settings say but for their end tokens.
@@ -38,6 +39,7 @@ def generate_completions(
         prompts: The prompts: texts, or chats.
         max_new_tokens: Most tokens of a completion; it ends earlier at the tokenizer's EOS token, and at any end token
             that the model's generation settings name: chat models end a turn with one and a text with another.
+        max_prompt_tokens: Most tokens of a prompt, of which a longer one loses its beginning; None: all are read.
         batch_size: Prompts at once.
 
     Returns:
@@ -55,6 +57,8 @@ def generate_completions(
         pad_token_id=padding,
     )
     encoded = encode_prompts(tokenizer, prompts) if prompts else []
+    if max_prompt_tokens is not None:
+        encoded = [ids[-max_prompt_tokens:] for ids in encoded]
     order = sorted(range(len(prompts)), key=lambda i: len(encoded[i]))
     completions = [""] * len(prompts)
     for start in range(0, len(order), batch_size):

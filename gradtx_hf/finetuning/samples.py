@@ -5,12 +5,15 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from datasets import Dataset, concatenate_datasets
 
 from gradtx_hf.errors import ConfigurationError, DataError
 from gradtx_hf.finetuning.data import DataSource, load_examples
+
+
+Half = Literal["first", "second"]
 
 
 @dataclass(frozen=True)
@@ -41,18 +44,20 @@ class Sample:
         return cls(source, num_samples)
 
 
-def load_samples(samples: Sequence[Sample], *, seed: int) -> Dataset:
+def load_samples(samples: Sequence[Sample], *, seed: int, half: Half | None = None) -> Dataset:
     """Load samples, one after the other.
 
     Args:
         samples: What to draw from where.
         seed: Seed of the drawing.
+        half: Which half of each sample's rows; None: all.
 
     Returns:
         Examples with the columns of ``load_examples``.
 
     Raises:
-        DataError: If there is no sample, a source has too few examples, or the sources have different columns.
+        DataError: If there is no sample, a source has too few examples, or the sources have different columns; or a
+            half has no row.
         MissingFileError: If a source is not there.
     """
     if not samples:
@@ -64,7 +69,16 @@ def load_samples(samples: Sequence[Sample], *, seed: int) -> Dataset:
                 f"data '{sample.source.path}' gives {', '.join(part.column_names)}, but '{samples[0].source.path}' "
                 f"gives {', '.join(parts[0].column_names)}. Name columns of one kind."
             )
+    if half is not None:
+        parts = [_half(part, half, sample) for sample, part in zip(samples, parts, strict=True)]
     return concatenate_datasets(parts) if len(parts) > 1 else parts[0]
+
+
+def _half(examples: Dataset, half: Half, sample: Sample) -> Dataset:
+    middle = len(examples) // 2
+    if middle == 0:
+        raise DataError(f"data '{sample.source.path}' gives one row, of which there is no half. Give at least two.")
+    return examples.select(range(middle) if half == "first" else range(middle, len(examples)))
 
 
 def _draw(sample: Sample, generator: random.Random) -> Dataset:

@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from gradtx_hf.errors import ConfigurationError
 from gradtx_hf.evaluation.fine_tuning import FineTuningJob
+from gradtx_hf.evaluation.method_settings import SOURCE_BEST, WEAK_MODEL, MethodSettings
 from gradtx_hf.evaluation.methods import CEILING, SOURCE_CLIENT
 from gradtx_hf.finetuning import DataSource, FineTuningRecipe, Sample
 from gradtx_hf.output import write_text
@@ -25,9 +26,6 @@ from gradtx_hf.studies.embedded_translator import SEED as TRANSLATOR_SEED
 from gradtx_hf.translation import SOURCE_INIT, TARGET_INIT
 
 
-SOURCE_BEST = "source_best"
-WEAK_MODEL = "weak_model"
-"""The source fine-tuned on half of a client's lines, which labels the other half."""
 PUBLIC_FINETUNE = "public_finetune"
 LINES_FILE = "lines.jsonl"
 Kind = Literal["private", "first", "second", "test"]
@@ -128,6 +126,19 @@ class BaselineSettings:
         rules = list(split.seen if seen else split.development if self.unseen == "development" else split.report)
         random.Random("clients of the baselines").shuffle(rules)
         return rules
+
+    @property
+    def methods(self) -> MethodSettings:
+        """How rivals are trained."""
+        return MethodSettings(
+            best_recipe=self.best_recipe,
+            weak_recipe=self.weak_recipe,
+            refinement_recipe=self.refinement_recipe,
+            num_public_prompts=self.num_public_prompts,
+            max_alpha=self.max_alpha,
+            temperature=self.temperature,
+            basis_rank=self.basis_rank,
+        )
 
     def recipes(self) -> dict[str, FineTuningRecipe]:
         """Return how the adapters of a client's own lines are fine-tuned, by method."""

@@ -10,71 +10,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from statistics import fmean
-from typing import Any, Literal
+from typing import Any
 
 from gradtx_hf.baselines.decoding_cost import flops_per_token, processor_seconds_of
 from gradtx_hf.evaluation import ClientScores, Report
-from gradtx_hf.evaluation.methods import CEILING, SOURCE_CLIENT, TARGET_UNTOUCHED, TRANSLATED
+from gradtx_hf.evaluation.method_adapters import proxy_tuned
+from gradtx_hf.evaluation.method_settings import SOURCE_BEST
+from gradtx_hf.evaluation.needs import NEEDS
 from gradtx_hf.finetuning import generate_completions, load_language_model, load_samples
-from gradtx_hf.playground import source_path, target_path
-from gradtx_hf.studies.baseline_clients import PUBLIC_FINETUNE, SOURCE_BEST, BaselineClient, BaselineSettings
-from gradtx_hf.studies.baseline_methods import CLIENT_FILE, MAX_NEW_TOKENS, proxy_tuned
-from gradtx_hf.studies.clients import SHUFFLED_INPUT
+from gradtx_hf.playground import source_path, target_path, translator_path
+from gradtx_hf.studies.baseline_clients import BaselineClient, BaselineSettings
+from gradtx_hf.studies.baseline_methods import CLIENT_FILE, MAX_NEW_TOKENS
+from gradtx_hf.translation import TARGET_INIT
 
 
 NUM_REPEATS = 3
 NUM_TIMED_PROMPTS = 64
-Need = Literal["nothing", "adapter", "adapter of another client", "private inputs", "private data", "at the client"]
-
-
-@dataclass(frozen=True)
-class MethodNeeds:
-    """What a method needs of a client, and of the provider for each client.
-
-    Attributes:
-        need: What of a client the provider must have.
-        trains_target: Which recipe the target is fine-tuned by, anew for every client: ``weak``, ``refinement`` or
-            ``ceiling``; empty: none.
-        decoding: Which models decode: ``target``, ``source``, or ``three``.
-    """
-
-    need: Need
-    trains_target: Literal["", "weak", "refinement", "ceiling"] = ""
-    decoding: Literal["target", "source", "three"] = "target"
-
-    @property
-    def is_of_the_translators_kind(self) -> bool:
-        """Whether it does with what a translator has: no private data, no training for a client, one decoding."""
-        return self.need in ("nothing", "adapter") and not self.trains_target and self.decoding == "target"
-
-
-NEEDS: dict[str, MethodNeeds] = {
-    SOURCE_CLIENT: MethodNeeds("at the client", decoding="source"),
-    SOURCE_BEST: MethodNeeds("at the client", decoding="source"),
-    TARGET_UNTOUCHED: MethodNeeds("nothing"),
-    PUBLIC_FINETUNE: MethodNeeds("nothing"),
-    "shadow_mean": MethodNeeds("nothing"),
-    "nearest_shadow": MethodNeeds("adapter"),
-    SHUFFLED_INPUT: MethodNeeds("adapter of another client"),
-    "ridge": MethodNeeds("adapter"),
-    "low_rank_map": MethodNeeds("adapter"),
-    "cross_lora": MethodNeeds("adapter"),
-    "proxy_tuning": MethodNeeds("adapter", decoding="three"),
-    "proxy_tuning_same": MethodNeeds("adapter", decoding="three"),
-    "distilled": MethodNeeds("adapter", "refinement"),
-    "distilled_same": MethodNeeds("adapter", "refinement"),
-    "refined_mean": MethodNeeds("adapter", "refinement"),
-    "refined_translation": MethodNeeds("adapter", "refinement"),
-    "w2s_public": MethodNeeds("adapter", "weak"),
-    "confidence_public": MethodNeeds("adapter", "weak"),
-    "vissup_public": MethodNeeds("adapter", "weak"),
-    "w2s": MethodNeeds("private inputs", "weak"),
-    "confidence": MethodNeeds("private inputs", "weak"),
-    "vissup": MethodNeeds("private inputs", "weak"),
-    TRANSLATED: MethodNeeds("adapter"),
-    CEILING: MethodNeeds("private data", "ceiling"),
-}
-"""Every method of the study, in the order of tables where a report has no order of its own."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +51,7 @@ def measure_decoding(client: BaselineClient, settings: BaselineSettings) -> Deco
     """Measure what decoding a client's held-out lines costs."""
     target, _ = load_language_model(str(target_path()))
     source, _ = load_language_model(str(source_path()))
-    proxy, tokenizer = proxy_tuned(client.home / SOURCE_BEST)
+    proxy, tokenizer = proxy_tuned(client.home / SOURCE_BEST, translator_path() / TARGET_INIT)
     prompts = load_samples([client.lines(settings, "test")], seed=0)["prompt"][:NUM_TIMED_PROMPTS]
     alone, three = (
         processor_seconds_of(

@@ -7,11 +7,12 @@ from collections.abc import Mapping
 
 from gradtx_hf.evaluation.headline import format_score, group_title, headline
 from gradtx_hf.evaluation.markdown import format_estimate, format_share
+from gradtx_hf.evaluation.method_settings import SOURCE_BEST
 from gradtx_hf.evaluation.methods import SOURCE_CLIENT, TRANSLATED, method_of
+from gradtx_hf.evaluation.needs import NEEDS, MethodNeeds
 from gradtx_hf.evaluation.summary import GroupSummary
 from gradtx_hf.hub.markdown import markdown_table
-from gradtx_hf.studies.baseline_clients import SOURCE_BEST
-from gradtx_hf.studies.baseline_results import NEEDS, BaselinesReport, MethodNeeds
+from gradtx_hf.studies.baseline_results import BaselinesReport
 
 
 GROUPS = ("seen", "unseen")

@@ -15,9 +15,9 @@ from statistics import fmean
 from typing import Any
 
 from gradtx_hf.evaluation import ClientScores
+from gradtx_hf.evaluation.client_scoring import ScoringJob, perform_scoring
 from gradtx_hf.evaluation.controls import State, num_target_runs, partners, target_states
 from gradtx_hf.evaluation.methods import CEILING, SOURCE_CLIENT, TARGET_UNTOUCHED, TRANSLATED
-from gradtx_hf.evaluation.run import ScoringJob, perform_scoring
 from gradtx_hf.evaluation.scoring import ScoringSettings
 from gradtx_hf.finetuning import Sample
 from gradtx_hf.lora import Adapter, load_adapter

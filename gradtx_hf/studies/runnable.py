@@ -15,10 +15,10 @@ from typing import Any, Protocol
 
 from gradtx_hf.errors import ConfigurationError
 from gradtx_hf.hub.markdown import markdown_table
-from gradtx_hf.studies import baselines, full_weights, shift
+from gradtx_hf.studies import baselines, full_weights, real_text, shift
 from gradtx_hf.studies.catalogue import STUDIES
 from gradtx_hf.studies.cells import Study
-from gradtx_hf.studies.paper.definition import FOLDER, PaperStudy, load_paper_study, paper_study_names
+from gradtx_hf.studies.paper.definition import FOLDER, PaperCell, PaperStudy, load_paper_study, paper_study_names
 from gradtx_hf.studies.paper.run import run_paper_study
 from gradtx_hf.studies.run_study import run_study
 from gradtx_hf.studies.study_plan import render_plan
@@ -35,6 +35,7 @@ class Request:
         num_workers: Processes side by side; of a study of the paper those that train a translator together, each with
             a device of its own. None: 2, or 1 for a study of the paper.
         is_dry_run: The whole way at toy size.
+        data: Folder of data sets, for the study that reads the user's own.
         command: The command line, for the report.
     """
 
@@ -42,6 +43,7 @@ class Request:
     num_seeds: int = 1
     num_workers: int | None = None
     is_dry_run: bool = False
+    data: str | None = None
     command: str = ""
 
 
@@ -109,6 +111,7 @@ def next_command(study: Runnable, folder: Path, request: Request, missing: Seque
     """Return the command that runs what is missing, or else more seeds."""
     words = ["gradtx", "study", study.name, "--output-dir", str(folder)]
     words += ["--dry-run"] if request.is_dry_run else []
+    words += ["--data", request.data] if request.data else []
     words += ["--cell", *missing] if missing else []
     num_seeds = request.num_seeds if missing else max(3, request.num_seeds + 1)
     words += ["--seeds", str(num_seeds)] if num_seeds > 1 else []
@@ -195,20 +198,7 @@ class _OfPaper:
 
     def plan(self, cells: Sequence[str], *, num_seeds: int) -> str:
         chosen = [self.study.cell(name) for name in cells]
-        rows = [
-            [
-                cell.name,
-                cell.label,
-                str(cell.curate["source_model"]),
-                str(cell.curate["target_model"]),
-                str(cell.curate["num_shadow_sets"]),
-                str(sum(max(1, len(client.get("members", ()))) for client in cell.evaluate["clients"])),
-            ]
-            for cell in chosen
-        ]
-        head = ["cell", "label", "source", "target", "shadow sets", "clients"]
-        text = f"{len(chosen)} cells by {num_seeds} seed{'' if num_seeds == 1 else 's'}. Nothing was run or written."
-        return "\n\n".join([f"{self.name}: {self.title}", self.study.question, markdown_table(head, rows), text])
+        return _plan_of_cells(self.study, chosen, title=self.title, num_seeds=num_seeds)
 
     def run(self, folder: Path, request: Request) -> Outcome:
         report = run_paper_study(
@@ -223,7 +213,34 @@ class _OfPaper:
         return Outcome(report.to_json(), report.failures, report.missing)
 
 
-WHOLE = {
+@dataclass(frozen=True)
+class _RealText:
+    """The study on data sets of the user's."""
+
+    name: str = real_text.NAME
+    cells: tuple[str, ...] = ()
+
+    @property
+    def title(self) -> str:
+        return f"{real_text.real_text_study().title} (--data DIR)"
+
+    def plan(self, cells: Sequence[str], *, num_seeds: int) -> str:
+        assert not cells
+        study = real_text.real_text_study()
+        return _plan_of_cells(study, study.cells, title=self.title, num_seeds=num_seeds)
+
+    def run(self, folder: Path, request: Request) -> Outcome:
+        report = real_text.run_real_text_study(
+            folder,
+            data=request.data,
+            num_seeds=request.num_seeds,
+            is_dry_run=request.is_dry_run,
+            command=request.command,
+        )
+        return Outcome(report.to_json())
+
+
+WHOLE: dict[str, Runnable] = {
     study.name: study
     for study in (
         _Whole(shift.NAME, shift.TITLE, shift.run_shift_study, shift.render_shift_plan, tiny_shift),
@@ -241,8 +258,26 @@ WHOLE = {
             full_weights.render_full_weights_plan,
             tiny_full_weights,
         ),
+        _RealText(),
     )
 }
+
+
+def _plan_of_cells(study: PaperStudy, cells: Sequence[PaperCell], *, title: str, num_seeds: int) -> str:
+    """Return what a run of cells would do, one row each."""
+    rows = [
+        [
+            cell.name,
+            cell.label,
+            *(str(cell.curate.get(f"{side}_model", "pretrained by the study")) for side in ("source", "target")),
+            str(cell.curate["num_shadow_sets"]),
+            str(sum(max(1, len(client.get("members", ()))) for client in cell.evaluate["clients"])),
+        ]
+        for cell in cells
+    ]
+    head = ["cell", "label", "source", "target", "shadow sets", "clients"]
+    text = f"{len(cells)} cells by {num_seeds} seed{'' if num_seeds == 1 else 's'}. Nothing was run or written."
+    return "\n\n".join([f"{study.name}: {title}", study.question, markdown_table(head, rows), text])
 
 
 def _names() -> list[str]:

@@ -18,9 +18,9 @@ from datasets import Dataset
 from gradtx_hf.errors import ConfigurationError
 from gradtx_hf.evaluation import ClientScores
 from gradtx_hf.evaluation.arguments import ClientData
+from gradtx_hf.evaluation.client_scoring import ScoringJob, perform_scoring
 from gradtx_hf.evaluation.fine_tuning import FineTuningJob
 from gradtx_hf.evaluation.methods import CEILING, SOURCE_CLIENT, TARGET_UNTOUCHED, TRANSLATED
-from gradtx_hf.evaluation.run import ScoringJob, perform_scoring
 from gradtx_hf.finetuning import FineTuningRecipe, load_examples, load_language_model
 from gradtx_hf.lora import load_adapter
 from gradtx_hf.output import write_json, write_text

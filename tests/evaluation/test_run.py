@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import time
 from dataclasses import replace
@@ -22,12 +23,13 @@ from gradtx_hf.errors import (
     OutputExistsError,
     StoreError,
 )
-from gradtx_hf.evaluation import ClientScores, fine_tuning, run
+from gradtx_hf.evaluation import ClientScores, client_scoring, fine_tuning, run
 from gradtx_hf.evaluation.arguments import EvaluationArguments
+from gradtx_hf.evaluation.client_scoring import ScoringJob, perform_scoring
 from gradtx_hf.evaluation.controls import partners, target_states
 from gradtx_hf.evaluation.examples import decode_examples
 from gradtx_hf.evaluation.fine_tuning import FineTuningJob, perform_fine_tuning
-from gradtx_hf.evaluation.run import ScoringJob, evaluate, perform_scoring
+from gradtx_hf.evaluation.run import evaluate
 from gradtx_hf.evaluation.scoring import ScoringSettings
 from gradtx_hf.finetuning import FineTuningRecipe, bits_per_character, load_language_model
 from gradtx_hf.lora import load_adapter
@@ -105,6 +107,17 @@ def test_scores_of_completions_are_kept_one_by_one(exact: Path, texts: Path) -> 
             assert decode_examples(scores).mean() == pytest.approx(client["scores"][method])
     assert len({client["test_set"] for client in clients}) == len({client["task"] for client in clients})
     assert all("example_scores" not in client and "test_set" not in client for client in report_of(texts)["clients"])
+
+
+def test_bits_per_answer_token_are_the_nats_of_the_references(exact: Path) -> None:
+    home = exact / "clients" / "001-identity+1"
+    client = make_arguments(exact).client_data()[1]
+    settings = ScoringSettings("bits_per_answer_token", max_new_tokens=8, max_length=32, batch_size=64)
+    states = {"ceiling": dict(load_adapter(home / "ceiling").tensors)}
+    found = perform_scoring(ScoringJob(str(story().translator / "target_init"), states, client.test, settings))
+    nats = report_of(exact)["clients"][1]["nats_per_token"]["ceiling"]
+    assert found["ceiling"].score == pytest.approx(nats / math.log(2))
+    assert found["ceiling"].example_scores == ""
 
 
 def test_the_folder_holds_the_report_and_every_adapter(exact: Path) -> None:
@@ -189,7 +202,7 @@ def test_jobs_use_one_thread_in_whichever_process(
 ) -> None:
     threads = []
     samples = make_arguments(tmp_path).client_data()[0].train
-    for module, name in ((fine_tuning, "fine_tune_client"), (run, "score_states")):
+    for module, name in ((fine_tuning, "fine_tune_client"), (client_scoring, "score_states")):
         monkeypatch.setattr(module, name, lambda *_args, **_options: threads.append(torch.get_num_threads()))
     torch.set_num_threads(2)
 
@@ -261,7 +274,7 @@ def test_the_number_of_workers_does_not_make_it_another_evaluation(
     begun: EvaluationArguments, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scores = [ClientScores("t", None, {"translated": 1.0})]
-    monkeypatch.setattr(run, "_score", lambda *_args, **_options: scores)
+    monkeypatch.setattr(run, "score_clients", lambda *_args, **_options: scores)
 
     report = evaluate(replace(begun, num_workers=2))
 
@@ -288,7 +301,7 @@ def test_what_is_scored_as_translated_is_what_was_written(
         scored.append(states[0]["translated"])
         return [ClientScores("t", None, {"translated": 1.0})]
 
-    monkeypatch.setattr(run, "_score", keep)
+    monkeypatch.setattr(run, "score_clients", keep)
     evaluate(begun)
 
     expected = load_adapter(home / "translated").tensors
@@ -322,7 +335,7 @@ def test_seconds_are_added_up_over_interruptions(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(run, "_score", interrupted)
+        patch.setattr(run, "score_clients", interrupted)
         with pytest.raises(KeyboardInterrupt):
             evaluate(begun)
     broken_off = json.loads(file.read_text())

@@ -40,6 +40,14 @@ def test_batches_of_any_size_give_what_each_prompt_gives_alone() -> None:
         assert generate_completions(MODEL, TOKENIZER, PROMPTS, max_new_tokens=9, batch_size=batch_size) == expected
 
 
+def test_a_long_prompt_loses_its_beginning() -> None:
+    long = ["??abcdef=", "fedcba??ab", "abcabcabc", "??bbbbbba"]
+    expected = generate_completions(MODEL, TOKENIZER, [prompt[-2:] for prompt in long], max_new_tokens=9)
+
+    assert generate_completions(MODEL, TOKENIZER, long, max_new_tokens=9, max_prompt_tokens=2) == expected
+    assert generate_completions(MODEL, TOKENIZER, long, max_new_tokens=9) != expected
+
+
 def test_settings_of_the_model_change_nothing() -> None:
     expected = generate_completions(MODEL, TOKENIZER, PROMPTS, max_new_tokens=9)
     own = MODEL.generation_config

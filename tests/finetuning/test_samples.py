@@ -137,3 +137,14 @@ def test_several_workers_are_other_processes_with_the_same_results() -> None:
 def test_what_a_worker_raises_comes_out() -> None:
     with pytest.raises(ValueError, match="got -1"):
         list(run_jobs(double, [-1, 2, 3], num_workers=2, description="doubling"))
+
+
+def test_halves_are_of_each_sample_and_share_no_row(tmp_path: Path) -> None:
+    samples = [Sample(write_rows(tmp_path / "a.txt", 5), 4), Sample(write_rows(tmp_path / "b.txt", 3))]
+    whole, first, second = (
+        list(load_samples(samples, seed=1, half=half)["text"]) for half in (None, "first", "second")
+    )
+    assert first == [*whole[:2], whole[4]]
+    assert second == [*whole[2:4], *whole[5:]]
+    with pytest.raises(DataError, match="gives one row, of which there is no half"):
+        load_samples([Sample(write_rows(tmp_path / "c.txt", 1))], seed=0, half="first")

@@ -11,11 +11,12 @@ import pytest
 from gradtx_hf.cli.main import main
 from gradtx_hf.errors import ConfigurationError, OutputExistsError
 from gradtx_hf.evaluation import ClientScores, Report
+from gradtx_hf.evaluation.needs import NEEDS
 from gradtx_hf.finetuning import load_samples
 from gradtx_hf.playground import split_rules
 from gradtx_hf.studies.baseline_clients import BaselineSettings, Kind, baseline_clients
 from gradtx_hf.studies.baseline_methods import CLIENT_FILE
-from gradtx_hf.studies.baseline_results import NEEDS, BaselinesReport, DecodingCost
+from gradtx_hf.studies.baseline_results import BaselinesReport, DecodingCost
 from gradtx_hf.studies.baselines import run_baselines_study
 from gradtx_hf.studies.baselines_markdown import steps_saved, verdict
 from gradtx_hf.studies.cells import World

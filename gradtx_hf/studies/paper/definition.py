@@ -5,8 +5,10 @@
     shared                          changes of these for all cells
     cells                           name, label, ``paper`` (method to score, in percent), and changes for the cell alone
 
-Each of ``curate``, ``train`` and ``evaluate`` holds arguments of the command of that name. A change of a mapping
-changes the keys that it names; of anything else it takes the place. Folders and seeds are the study's to choose.
+Each of ``curate``, ``train`` and ``evaluate`` holds arguments of the command of that name; ``pretrain``, if it is
+there, values of ``TextPretraining``, whose models are then curated. A change of a mapping changes the keys that it
+names; of anything else it takes the place. Folders and seeds are the study's to choose; ``adapters_from`` names an
+earlier cell.
 Source: ours.
 """
 
@@ -26,7 +28,8 @@ from gradtx_hf.yaml_files import load_yaml
 
 FOLDER = Path(__file__).parent
 COMMON = "common"
-STAGES = ("curate", "train", "evaluate")
+REQUIRED_STAGES = ("curate", "train", "evaluate")
+STAGES = ("pretrain", *REQUIRED_STAGES)
 STUDY_KEYS = ("title", "where", "question", "note", "extends", "shared", "cells")
 CELL_KEYS = ("name", "label", "paper", *STAGES)
 CHOSEN_BY_THE_STUDY = ("output_dir", "store", "translator", "seed")
@@ -44,6 +47,7 @@ class PaperCell:
         curate: Arguments of the curation, but for folders and seed.
         train: Arguments of the training, but for folders and seed.
         evaluate: Arguments of the evaluation, but for folders and translator.
+        pretrain: Values of the pretraining of its models; empty where the curation names them.
     """
 
     name: str
@@ -52,6 +56,7 @@ class PaperCell:
     curate: Mapping[str, Any]
     train: Mapping[str, Any]
     evaluate: Mapping[str, Any]
+    pretrain: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -138,7 +143,7 @@ def _cell(values: Any, start: Mapping[str, Any], *, label: str) -> PaperCell:  #
     if not NAME.fullmatch(str(values["name"])):
         raise ConfigurationError(f"got name {values['name']!r} for {label}, expected snake case.")
     stages = merged(start, {name: values[name] for name in STAGES if name in values})
-    for stage in STAGES:
+    for stage in REQUIRED_STAGES:
         if not stages.get(stage):
             raise ConfigurationError(f"{label}, '{values['name']}', has nothing for {stage}. Add its arguments.")
         chosen = [name for name in CHOSEN_BY_THE_STUDY if name in stages[stage]]

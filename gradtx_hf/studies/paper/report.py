@@ -139,6 +139,11 @@ def render_paper_markdown(report: PaperReport, *, command: str = "", has_plot: b
         study.note,
         markdown_table(["cell", "curation", "training", "clients and ceilings", "scoring"], _seconds(report)),
         "Seconds on the machine that it ran on; cells of the same shadow sets share their curation.",
+        *(
+            f"Cell `{row.cell.name}`, not run: {method_of(name).label}: {why}"
+            for row in report.cells
+            for name, why in (row.report.not_run if row.report else {}).items()
+        ),
         *(f"Cell `{name}` failed: {why}" for name, why in report.failures.items()),
         f"Not run: {', '.join(report.missing)}." if report.missing else "",
         f"Written by `{command}`." if command else "",

@@ -1,5 +1,6 @@
 """Run a study of the paper: every cell's curation, training and evaluation, each resumable, into one table.
 
+    models/KEY                      a pair that the study pretrained
     stores/KEY, translators/KEY     shared by cells of the same arguments and seed
     cells/NAME/seed-S/              the evaluation, with its own report
     study.json                      the study, so that the folder is continued by no other
@@ -28,6 +29,7 @@ from gradtx_hf.studies.claim import claim_folder
 from gradtx_hf.studies.paper.definition import PaperCell, PaperStudy
 from gradtx_hf.studies.paper.report import STAGES_FILE, PaperReport, cell_folder, save_paper_report, seconds_folder
 from gradtx_hf.studies.paper.tiny import tiny_cell
+from gradtx_hf.studies.pretrain_text import SIDES, TextPretraining, pretrain_pair
 from gradtx_hf.training.processes import train_in_processes
 from gradtx_hf.training.run import TranslatorArguments, train
 
@@ -86,8 +88,17 @@ def run_paper_study(
     return report
 
 
-def run_cell(cell: PaperCell, folder: Path, *, seed: int, num_processes: int) -> None:
+def run_cell(
+    cell: PaperCell, folder: Path, *, seed: int, num_processes: int, translator_seed: int | None = None
+) -> None:
     """Run one cell of one seed, each stage where it was interrupted.
+
+    Args:
+        cell: The cell.
+        folder: The study's folder.
+        seed: Seed of the clients.
+        num_processes: Processes that train a translator side by side.
+        translator_seed: Seed of shadow sets and translator; None: that of the clients.
 
     Raises:
         GradTxError: If a stage refuses its arguments or fails.
@@ -95,12 +106,14 @@ def run_cell(cell: PaperCell, folder: Path, *, seed: int, num_processes: int) ->
     home = cell_folder(folder, cell.name, seed)
     if (home / STAGES_FILE).is_file():
         return
-    curation = {**cell.curate, "seed": seed}
+    models, made = _models(cell, folder), seed if translator_seed is None else translator_seed
+    curation = {**cell.curate, "seed": made} | ({"pretrain": cell.pretrain} if cell.pretrain else {})
     store = folder / "stores" / _key(curation)
     if not (store / "manifest.json").is_file():
+        values = {**cell.curate, **models, "seed": made, "output_dir": str(store)}
         with timed(seconds_folder(folder, store), "curation"):
-            curate(_arguments(CurationArguments, {**curation, "output_dir": str(store)}, stage="curate"))
-    training = {**cell.train, "store": str(store), "seed": seed}
+            curate(_arguments(CurationArguments, values, stage="curate"))
+    training = {**cell.train, "store": str(store), "seed": made}
     translator = folder / "translators" / _key([curation, cell.train])
     if not translator.is_dir():
         values = {**training, "output_dir": str(translator)}
@@ -112,9 +125,24 @@ def run_cell(cell: PaperCell, folder: Path, *, seed: int, num_processes: int) ->
                 train_in_processes(values, num_processes=num_processes)
     clients = [_seeded(client, seed) for client in cell.evaluate["clients"]]
     values = {**cell.evaluate, "clients": clients, "translator": str(translator), "store": str(store)}
+    if "adapters_from" in values:
+        values["adapters_from"] = str(cell_folder(folder, values["adapters_from"], seed))
     evaluate(_arguments(EvaluationArguments, {**values, "output_dir": str(home)}, stage="evaluate"))
     stages = [seconds_folder(folder, stage).relative_to(folder).as_posix() for stage in (store, translator)]
     write_json(home / STAGES_FILE, {"seconds": stages})
+
+
+def _models(cell: PaperCell, folder: Path) -> dict[str, str]:
+    """Return the curation's models that the study pretrains, which is done if they are not there."""
+    if not cell.pretrain:
+        return {}
+    corpora = cell.curate["corpora"]
+    models = folder / "models" / _key([cell.pretrain, corpora])
+    pretraining = TextPretraining.from_dict(cell.pretrain, corpora=corpora)
+    if not all((models / side).is_dir() for side in SIDES):
+        with timed(seconds_folder(folder, models), "pretraining"):
+            pretrain_pair(pretraining, models)
+    return {f"{side}_model": str(models / side) for side in SIDES}
 
 
 def _arguments(kind: type[Any], values: Mapping[str, Any], *, stage: str) -> Any:  # noqa: ANN401 - of the kind

@@ -25,6 +25,7 @@ NUM_ROWS = 100
 NUM_SAMPLES = 2
 RECIPE = {
     "num_steps": 2,
+    "warmup_steps": 0,
     "until_converged": False,
     "batch_size": 2,
     "gradient_accumulation_steps": 1,
@@ -46,9 +47,12 @@ EVALUATE = {
     "max_new_tokens": 2,
     "max_length": 24,
     "num_workers": 1,
-    "source_recipe": RECIPE,
-    "target_recipe": RECIPE,
-    "public_recipe": RECIPE,
+}
+PRETRAIN = {
+    "source": {"hidden_size": 16, "num_layers": 1, "num_steps": 2},
+    "target": {"hidden_size": 32, "num_layers": 2, "num_steps": 2},
+    "vocab_size": 260,
+    "piece_length": 16,
 }
 SHAPES = {"source": (16, 2), "target": (32, 3)}
 """Width and layers of each side's tiny model."""
@@ -61,10 +65,25 @@ def tiny_cell(cell: PaperCell, folder: Path) -> PaperCell:
         ConfigurationError: If a task has no made-up row.
     """
     curate = merged(_tiny_data(cell.curate, folder), CURATE)
-    for side in SHAPES:
+    for side in SHAPES if not cell.pretrain else ():
         curate[f"{side}_model"] = str(_tiny_model(folder, side))
     train = merged({name: value for name, value in cell.train.items() if name != "from_t5"}, {**TRANSFORMER, **TRAIN})
-    return replace(cell, curate=curate, train=train, evaluate=merged(_tiny_data(cell.evaluate, folder), EVALUATE))
+    return replace(
+        cell,
+        curate=curate,
+        train=train,
+        evaluate=merged(_tiny_data(cell.evaluate, folder), {**EVALUATE, **_tiny_recipes(cell)}),
+        pretrain=merged(cell.pretrain, PRETRAIN) if cell.pretrain else {},
+    )
+
+
+def _tiny_recipes(cell: PaperCell) -> dict[str, Any]:
+    """Return changes of the evaluation's recipes, those that the cell names; others are the shadow sets'."""
+    own, methods = (
+        {name: RECIPE for name, value in values.items() if name.endswith("_recipe") and value is not None}
+        for values in (cell.evaluate, cell.evaluate.get("method_settings", {}))
+    )
+    return {**own, "method_settings": {**methods, "num_public_prompts": NUM_SAMPLES}}
 
 
 def _tiny_model(folder: Path, side: str) -> Path:
