@@ -111,8 +111,9 @@ def _lead_sentence(summary: GroupSummary, best: str) -> str:
 
 
 def _controls(summary: GroupSummary) -> list[str]:
-    """Return all methods but the translated adapter, small models and the ceiling."""
-    return [name for name in summary.methods if method_of(name).kind not in ("translated", "source", "ceiling")]
+    """Return all methods but the translated adapter, other forms of it, small models and the ceiling."""
+    others = ("translated", "variant", "source", "ceiling")
+    return [name for name in summary.methods if method_of(name).kind not in others]
 
 
 def _best_control(summary: GroupSummary) -> str | None:

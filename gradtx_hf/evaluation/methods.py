@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 
-Kind = Literal["source", "untouched", "control", "rival", "translated", "ceiling"]
+Kind = Literal["source", "untouched", "control", "rival", "variant", "translated", "ceiling"]
 
 SOURCE_CLIENT = "source_client"
 TARGET_UNTOUCHED = "target_untouched"
 TRANSLATED = "translated"
+LORA_OF_RANK = "lora_of_rank_"
+"""With a number: translated weights, written as a LoRA adapter of that rank."""
 CEILING = "ceiling"
 
 
@@ -23,7 +25,7 @@ class Method:
         label: Its name in tables and plots.
         short: Its name as a column's head and within a sentence.
         kind: ``control`` where a tie shows that the client's adapter was not needed; ``rival`` where it shows only
-            that another method does as well.
+            that another method does as well; ``variant`` is the translation itself in another form, no rival of it.
     """
 
     label: str
@@ -73,6 +75,9 @@ RIVALS: dict[str, Method] = {
 
 def method_of(name: str) -> Method:
     """Return how a method is shown; one that is not in ``METHODS`` or ``RIVALS`` is a rival under its own name."""
+    if name.startswith(LORA_OF_RANK):
+        written = f"translation as LoRA of rank {name.removeprefix(LORA_OF_RANK)}"
+        return Method(f"The {written}", written, "variant")
     words = name.replace("_", " ")
     return METHODS.get(name) or RIVALS.get(name) or Method(words[:1].upper() + words[1:], words, "rival")
 

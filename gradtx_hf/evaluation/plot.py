@@ -34,10 +34,12 @@ COLOURS: dict[Kind, str] = {
     "untouched": "#B8B8B8",
     "control": "#B8B8B8",
     "rival": "#8A8A8A",
+    "variant": "#E8A87C",
     "translated": "#D55E00",
     "ceiling": "#FFFFFF",
 }
-"""Okabe and Ito's palette, which colour-blind readers tell apart; controls are grey, the ceiling an outline."""
+"""Okabe and Ito's palette, which colour-blind readers tell apart; controls are grey, other forms of
+the translation pale, the ceiling an outline."""
 
 
 def render_png(report: Report) -> bytes:

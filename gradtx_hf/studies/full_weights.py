@@ -25,7 +25,7 @@ from gradtx_hf.baselines import NearestShadow, RidgeMap, ShadowMean
 from gradtx_hf.errors import ConfigurationError
 from gradtx_hf.evaluation import ClientScores, Report
 from gradtx_hf.evaluation.controls import num_target_runs, partners
-from gradtx_hf.evaluation.methods import CEILING, SOURCE_CLIENT, TARGET_UNTOUCHED, TRANSLATED
+from gradtx_hf.evaluation.methods import CEILING, LORA_OF_RANK, SOURCE_CLIENT, TARGET_UNTOUCHED, TRANSLATED
 from gradtx_hf.evaluation.saving import save_report
 from gradtx_hf.evaluation.scoring import Scored, score
 from gradtx_hf.evaluation.seconds import read_seconds, timed
@@ -94,7 +94,7 @@ def run_full_weights_study(
         "study": {"name": NAME, "question": QUESTION, "settings": asdict(settings)},
         "seeds": num_seeds,
         "num_target_runs": target_runs,
-        "lora": {f"lora_of_rank_{rank}": _share_lost(errors, rank) for rank in settings.ranks},
+        "lora": {f"{LORA_OF_RANK}{rank}": _share_lost(errors, rank) for rank in settings.ranks},
     }
     report = pooled(clients, config=config)
     report = Report(**{**vars(report), "seconds": read_seconds(folder), "command": command})
@@ -168,7 +168,7 @@ def _score_all(
         found = {SOURCE_CLIENT: _score(source, own[i], test)}
         found |= {name: _score(target, state, test) for name, state in states.items()}
         adapters = {rank: as_adapter(states[TRANSLATED], target.model, rank=rank) for rank in run.settings.ranks}
-        found |= {f"lora_of_rank_{rank}": _score_adapter(target, adapter, test) for rank, adapter in adapters.items()}
+        found |= {f"{LORA_OF_RANK}{rank}": _score_adapter(target, adapter, test) for rank, adapter in adapters.items()}
         errors.append({rank: adapter.error for rank, adapter in adapters.items()})
         file = run.update_file(TRANSLATED, i)
         file.parent.mkdir(parents=True, exist_ok=True)
