@@ -114,14 +114,15 @@ class _Reader:
         """Return the logits ``[B, V]`` of the token that follows a text ``[B, T]``."""
         positions = (mask.cumsum(dim=1) - 1).clamp_min(0)[:, self.num_read :]
         base = self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
-        takes_positions = "position_ids" in inspect.signature(base.forward).parameters
+        taken = inspect.signature(base.forward).parameters
         output = self.model(
             input_ids=input_ids[:, self.num_read :],
             attention_mask=mask,
-            past_key_values=self.cache,
             use_cache=True,
-            **({"position_ids": positions} if takes_positions else {}),
+            **{"cache" if "cache" in taken else "past_key_values": self.cache},  # renamed in transformers 5.24
+            **({"position_ids": positions} if "position_ids" in taken else {}),
         )
-        self.cache, self.num_read = output.past_key_values, input_ids.shape[1]
+        self.cache = output["cache"] if "cache" in output else output.past_key_values  # noqa: SIM401 - it would warn
+        self.num_read = input_ids.shape[1]
         logits: Tensor = output.logits[:, -1].float()
         return logits

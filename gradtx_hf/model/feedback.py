@@ -64,8 +64,6 @@ class Feedback:
         with torch.inference_mode():  # each of the many small operations is then a little cheaper
             for n, known in enumerate(inputs.expand(len(encoded), -1, -1).split(1, dim=1)):
                 embedded = known + self._maps[self._keys[n - 1]](hidden[-1]) if n > 0 else known
-                decoded = decoder(
-                    inputs_embeds=embedded, encoder_hidden_states=encoded, past_key_values=cache, use_cache=True
-                )
+                decoded = decoder(inputs_embeds=embedded, encoder_hidden_states=encoded, cache=cache, use_cache=True)
                 hidden.append(decoded.last_hidden_state)
         return torch.cat(hidden, dim=1)

@@ -105,7 +105,7 @@ class InferenceStack(nn.Module):
         inputs_embeds: Tensor,
         encoder_hidden_states: Tensor | None = None,
         attention_mask: Tensor | None = None,
-        past_key_values: StackCache | None = None,
+        cache: StackCache | None = None,
         use_cache: bool = False,
     ) -> BaseModelOutput:
         """Run the stack; the arguments are those of ``T5Stack.forward``.
@@ -114,13 +114,13 @@ class InferenceStack(nn.Module):
             inputs_embeds: ``[B, T, H]``.
             encoder_hidden_states: ``[B, N_S, H]``, for a decoder.
             attention_mask: ``[1, 1, T, T]``, added to a decoder's scores in place of a causal mask.
-            past_key_values: What was decoded before, which grows by T blocks.
+            cache: What was decoded before, which grows by T blocks.
             use_cache: Whether there is such a cache.
 
         Returns:
             With ``last_hidden_state`` ``[B, T, H]`` float32.
         """
-        cache = past_key_values if use_cache else None
+        cache = cache if use_cache else None
         hidden = inputs_embeds.float()
         batch_size, num_new, _ = hidden.shape
         num_past = 0 if cache is None else cache.length

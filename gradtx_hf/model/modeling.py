@@ -29,7 +29,7 @@ from gradtx_hf.model.loading import LoadedModel
 from gradtx_hf.model.output import GradTransformerOutput
 from gradtx_hf.model.projection import BlockProjection
 from gradtx_hf.model.publishing import PublishedModel
-from gradtx_hf.model.t5 import build_stack, load_t5
+from gradtx_hf.model.t5 import CACHE_ARGUMENT, build_stack, load_t5
 from gradtx_hf.model.tensor_scale import TensorScale
 from gradtx_hf.updates import BlockLayout
 
@@ -235,8 +235,8 @@ class GradTransformerModel(PublishedModel, LoadedModel):
             hidden = self.decoder(
                 inputs_embeds=_summable(inputs),
                 encoder_hidden_states=encoded,
-                past_key_values=cache,
                 use_cache=is_cached,
+                **{CACHE_ARGUMENT: cache},
             ).last_hidden_state[:, -1:]
             block = self.W_out.project_block(hidden, index=n) * self.target_mask[n]  # [B, 1, D_T]
             blocks.append(self._add_linear(block, None if linear is None else linear[:, n : n + 1]))

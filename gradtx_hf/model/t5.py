@@ -5,6 +5,7 @@ Source: paper Sec. 4 (the translator starts from Flan-T5-Large).
 
 from __future__ import annotations
 
+import inspect
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,8 @@ from gradtx_hf.updates.reading import ForeignFolder
 
 
 STACKS = ("encoder", "decoder")
+CACHE_ARGUMENT = "cache" if "cache" in inspect.signature(T5Stack.forward).parameters else "past_key_values"
+"""What a T5Stack calls its cache of keys and values; transformers 5.24 renamed it."""
 
 
 def build_stack(config: T5Config, *, is_decoder: bool) -> T5Stack:
