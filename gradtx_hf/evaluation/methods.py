@@ -6,14 +6,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
+from gradtx_hf.hub.results import LORA_OF_RANK
+
 
 Kind = Literal["source", "untouched", "control", "rival", "variant", "translated", "ceiling"]
 
 SOURCE_CLIENT = "source_client"
 TARGET_UNTOUCHED = "target_untouched"
 TRANSLATED = "translated"
-LORA_OF_RANK = "lora_of_rank_"
-"""With a number: translated weights, written as a LoRA adapter of that rank."""
 CEILING = "ceiling"
 
 

@@ -17,6 +17,8 @@ TRANSLATED = "translated"
 CEILING = "ceiling"
 NO_CONTROLS = (TRANSLATED, CEILING, "source_client")
 """Methods that a translated adapter is not measured against to see whether it was needed."""
+LORA_OF_RANK = "lora_of_rank_"
+"""With a number: translated weights, written as a LoRA adapter of that rank; no method of its own."""
 LEAD_TOLERANCE = 1e-9
 """Leads up to this are ties, as in a report's own verdict."""
 
@@ -149,7 +151,11 @@ class Results:
     def _verdict(self, group: Group) -> str:
         if TRANSLATED not in group.methods:
             return "No translated adapter was scored."
-        leads = {name: method.lead for name, method in group.methods.items() if method.lead.mean is not None}
+        leads = {
+            name: method.lead
+            for name, method in group.methods.items()
+            if method.lead.mean is not None and not name.startswith(LORA_OF_RANK)
+        }
         rivals = {name: lead for name, lead in leads.items() if name not in (TRANSLATED, CEILING)}
         as_good = [name for name, lead in rivals.items() if (lead.mean or 0.0) <= LEAD_TOLERANCE]
         controls = {name: lead for name, lead in leads.items() if name not in NO_CONTROLS}
@@ -162,7 +168,8 @@ class Results:
         elif not set(as_good) & set(controls):
             best, lead = min(controls.items(), key=lambda item: item[1].mean or 0.0)
             one = " (one task, so without an interval)" if lead.low is None else ""
-            chance = " **That may be chance.**" if lead.low is not None and lead.low <= 0 else ""
+            doubtful = [code(name) for name, other in controls.items() if other.low is not None and other.low <= 0]
+            chance = f" **Beside {', '.join(doubtful)} that may be chance.**" if doubtful else ""
             sentences.append(f"The translated adapter leads every control, {code(best)} by {lead}{one}.{chance}")
         return " ".join(sentences)
 

@@ -25,13 +25,14 @@ from gradtx_hf.baselines import NearestShadow, RidgeMap, ShadowMean
 from gradtx_hf.errors import ConfigurationError
 from gradtx_hf.evaluation import ClientScores, Report
 from gradtx_hf.evaluation.controls import num_target_runs, partners
-from gradtx_hf.evaluation.methods import CEILING, LORA_OF_RANK, SOURCE_CLIENT, TARGET_UNTOUCHED, TRANSLATED
+from gradtx_hf.evaluation.methods import CEILING, SOURCE_CLIENT, TARGET_UNTOUCHED, TRANSLATED
 from gradtx_hf.evaluation.saving import save_report
 from gradtx_hf.evaluation.scoring import Scored, score
 from gradtx_hf.evaluation.seconds import read_seconds, timed
 from gradtx_hf.finetuning import load_samples
 from gradtx_hf.finetuning.pool import one_thread
 from gradtx_hf.hub.markdown import markdown_table
+from gradtx_hf.hub.results import LORA_OF_RANK
 from gradtx_hf.lora import save_adapter
 from gradtx_hf.lora.full_weights import LowRankUpdate, added_weights, as_adapter, load_weights, save_weights
 from gradtx_hf.model import GradTransformerModel

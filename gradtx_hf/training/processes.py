@@ -12,6 +12,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from gradtx_hf.errors import GradTxError
+from gradtx_hf.training.allocator import keep_freed_memory
 from gradtx_hf.training.run import TranslatorArguments, train
 
 
@@ -51,4 +52,5 @@ def train_in_processes(values: Mapping[str, Any], *, num_processes: int) -> None
 def _train(values: dict[str, Any]) -> None:
     if not torch.cuda.is_available():
         torch.set_num_threads(1)
+        keep_freed_memory()  # this process does nothing but train
     train(TranslatorArguments(**values))

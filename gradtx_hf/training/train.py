@@ -17,7 +17,6 @@ from transformers import TrainerCallback, set_seed
 
 from gradtx_hf.errors import ConfigurationError
 from gradtx_hf.model import GradTransformerConfig, GradTransformerModel
-from gradtx_hf.training.allocator import keep_freed_memory
 from gradtx_hf.training.arguments import GradTransformerTrainingArguments
 from gradtx_hf.training.base import TranslatorTrainer
 from gradtx_hf.training.data import Pair, PairDataset, PairSplit, PairStore, split_by_shadow_set
@@ -101,8 +100,6 @@ def train_translator(
             the training diverged.
     """
     begin = time.perf_counter()
-    if arguments.device.type == "cpu":
-        keep_freed_memory()
     updates = _updates(store, arguments)
     split = split_by_shadow_set(updates, validation_share=arguments.validation_share, seed=arguments.seed)
     if arguments.eval_strategy != "no" and not split.validation:

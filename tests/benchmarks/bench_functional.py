@@ -57,7 +57,7 @@ def main() -> None:
     """Run the pairs for both ways of decoding and print a table."""
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    keep_freed_memory()  # as a training does
+    keep_freed_memory()  # as a process that only trains does
     num_pairs = int(sys.argv[1]) if len(sys.argv) > 1 else NUM_PAIRS
     work = _workload()
     _check_losses(work)
