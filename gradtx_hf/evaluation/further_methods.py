@@ -122,32 +122,40 @@ class FurtherMethods:
         """
         if not self.plan.runnable:
             return {}
-        with timed(Path(self.arguments.output_dir), "further_methods"):
-            return self._added(states, translator, store, aligned)
-
-    def _added(
-        self,
-        states: Sequence[dict[str, State]],
-        translator: PeftTranslator,
-        store: UpdateStore,
-        aligned: Sequence[State],
-    ) -> dict[str, str]:
-        self._aggregate_best(translator)
-        inits: dict[Side, Adapter] = {"source": translator.source_init, "target": translator.target_init}
-        names = [name for name in (LOW_RANK_MAP, CROSS_LORA) if name in self.plan.runnable]
-        if not all((home / name).is_dir() for home in self.homes for name in names):
-            made = states_without_training(
-                names,
-                inits,
-                store,
-                source_states=aligned,
-                adapters=[load_adapter(self._teachers(home)[SOURCE_BEST]) for home in self.homes],
-                basis_rank=self.arguments.further_settings.basis_rank,
-            )
-            for home, found in zip(self.homes, made, strict=True):
-                for name, state in found.items():
-                    write_adapter(home / name, state, inits["target"])
+        untrained = [name for name in (LOW_RANK_MAP, CROSS_LORA) if name in self.plan.runnable]
         trained = [name for name in self.plan.runnable if name in TRAINED]
+        with timed(Path(self.arguments.output_dir), "further_methods"):
+            self._aggregate_best(translator)
+            self._make_untrained(untrained, translator, store, aligned)
+            failures = self._train(trained, states, store)
+        for home, found in zip(self.homes, states, strict=True):
+            there = [name for name in (*untrained, *trained) if (home / name).is_dir()]
+            found |= {name: dict(load_adapter(home / name).tensors) for name in there}
+        return failures
+
+    def _make_untrained(
+        self, names: Sequence[str], translator: PeftTranslator, store: UpdateStore, aligned: Sequence[State]
+    ) -> None:
+        """Write the adapters of methods that train nothing, where they are not there."""
+        if all((home / name).is_dir() for home in self.homes for name in names):
+            return
+        inits: dict[Side, Adapter] = {"source": translator.source_init, "target": translator.target_init}
+        made = states_without_training(
+            names,
+            inits,
+            store,
+            source_states=aligned,
+            adapters=[load_adapter(self._teachers(home)[SOURCE_BEST]) for home in self.homes],
+            basis_rank=self.arguments.further_settings.basis_rank,
+        )
+        for home, found in zip(self.homes, made, strict=True):
+            for name, state in found.items():
+                write_adapter(home / name, state, inits["target"])
+
+    def _train(
+        self, trained: Sequence[str], states: Sequence[Mapping[str, State]], store: UpdateStore
+    ) -> dict[str, str]:
+        """Train the methods that fine-tune the target, and return those that failed on some client, with the reason."""
         prompts = self._public_prompts(store, trained)
         jobs = [self._job(i, trained, states[i], prompts[i]) for i in range(len(self.clients))]
         jobs = [job for job in jobs if job.methods]
@@ -157,9 +165,6 @@ class FurtherMethods:
         ):
             for name, why in failed.items():
                 failures.setdefault(name, []).append(why)
-        for home, found in zip(self.homes, states, strict=True):
-            there = [name for name in (*names, *trained) if (home / name).is_dir()]
-            found |= {name: dict(load_adapter(home / name).tensors) for name in there}
         return {
             name: f"it failed on {len(whys)} of {len(self.homes)} clients: {whys[0]}" for name, whys in failures.items()
         }

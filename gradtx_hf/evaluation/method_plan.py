@@ -32,8 +32,6 @@ from gradtx_hf.updates.store import UpdateStore
 
 SAME = {SOURCE_BEST: SOURCE_CLIENT, "proxy_tuning_same": "proxy_tuning", "distilled_same": "distilled"}
 """Method to the one that it equals where the client's own adapter is its best."""
-
-
 READING_BEST = (
     *(SOURCE_BEST, CROSS_LORA, *PUBLIC_WEAK_METHODS),
     *(name for name, (teacher, _) in STARTS.items() if teacher == SOURCE_BEST),

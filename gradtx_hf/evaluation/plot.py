@@ -38,8 +38,8 @@ COLOURS: dict[Kind, str] = {
     "translated": "#D55E00",
     "ceiling": "#FFFFFF",
 }
-"""Okabe and Ito's palette, which colour-blind readers tell apart; controls are grey, other forms of
-the translation pale, the ceiling an outline."""
+"""Okabe and Ito's palette, which colour-blind readers tell apart; controls are grey, other forms of the translation
+pale, the ceiling an outline."""
 
 
 def render_png(report: Report) -> bytes:

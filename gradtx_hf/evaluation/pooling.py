@@ -58,9 +58,37 @@ def pool_reports(reports: Sequence[Report], *, study_seeds: Sequence[int], comma
         seconds=_sums([report.seconds for report in reports]),
         config=_pooled_config([report.config for report in reports], study_seeds),
         command=command,
-        not_run={name: why for report in reversed(reports) for name, why in report.not_run.items()},
+        not_run=_not_run(reports),
     )
     return replace(pooled, versions=_pooled_versions([report.versions for report in reports]))
+
+
+def join_reports(reports: Sequence[Report]) -> Report:
+    """Put the clients of several evaluations into one report, in which tasks are resampled whatever the seed.
+
+    For seeds that share the translator and the held-out rows, which are no repetitions of a task's result.
+
+    Args:
+        reports: The reports, at least one, all of one metric.
+    """
+    first = reports[0]
+    return Report.from_clients(
+        [client for report in reports for client in report.clients],
+        metric=first.metric,
+        higher_is_better=first.higher_is_better,
+        seconds=_sums([report.seconds for report in reports]),
+        config={**_shared_config([report.config for report in reports]), "seeds": len(reports)},
+        not_run=_not_run(reports),
+    )
+
+
+def _not_run(reports: Sequence[Report]) -> dict[str, str]:
+    """Return why methods were not run, by the first report that says so."""
+    return {name: why for report in reversed(reports) for name, why in report.not_run.items()}
+
+
+def _shared_config(configs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    return {key: value for key, value in configs[0].items() if all(key in c and c[key] == value for c in configs)}
 
 
 def _sums(seconds: Sequence[Mapping[str, float]]) -> dict[str, float]:
@@ -69,8 +97,7 @@ def _sums(seconds: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 
 def _pooled_config(configs: Sequence[Mapping[str, Any]], study_seeds: Sequence[int]) -> dict[str, Any]:
-    first = configs[0]
-    shared = {key: value for key, value in first.items() if all(key in c and c[key] == value for c in configs)}
+    shared = _shared_config(configs)
     differing = {
         str(seed): {key: value for key, value in config.items() if key not in shared}
         for seed, config in zip(study_seeds, configs, strict=True)

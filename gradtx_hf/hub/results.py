@@ -15,7 +15,7 @@ from gradtx_hf.hub.markdown import code, markdown_table, plain
 
 TRANSLATED = "translated"
 CEILING = "ceiling"
-NO_CONTROLS = (TRANSLATED, CEILING, "source_client")
+NO_CONTROLS = (TRANSLATED, CEILING, "source_client", "source_best")
 """Methods that a translated adapter is not measured against to see whether it was needed."""
 LORA_OF_RANK = "lora_of_rank_"
 """With a number: translated weights, written as a LoRA adapter of that rank; no method of its own."""

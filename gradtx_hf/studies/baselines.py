@@ -13,12 +13,13 @@ from pathlib import Path
 import torch
 
 from gradtx_hf.curation import curate
-from gradtx_hf.errors import ConfigurationError, GradTxError, MissingExtraError
+from gradtx_hf.errors import ConfigurationError, GradTxError
 from gradtx_hf.evaluation.fine_tuning import FineTuningJob, perform_fine_tuning
+from gradtx_hf.evaluation.saving import draw_report, write_report_files
 from gradtx_hf.evaluation.seconds import read_seconds, timed
 from gradtx_hf.hub.markdown import markdown_table
 from gradtx_hf.lora import load_adapter
-from gradtx_hf.output import write_bytes, write_json, write_text
+from gradtx_hf.output import write_json
 from gradtx_hf.playground import translator_path
 from gradtx_hf.studies.baseline_clients import (
     PUBLIC_FINETUNE,
@@ -168,13 +169,9 @@ def _require_success(failures: dict[str, str]) -> None:
 
 def _save(report: BaselinesReport, folder: Path) -> None:
     """Write report.png, where there is matplotlib, report.md, and report.json last."""
-    plot_file = None
-    try:
-        from gradtx_hf.evaluation.plot import render_png  # here, as matplotlib is optional and slow to import
-
-        write_bytes(folder / "report.png", render_png(report.report))
-        plot_file = "report.png"
-    except MissingExtraError as error:
-        logger.warning("No report.png: %s", error)
-    write_text(folder / "report.md", render_baselines(report, title=TITLE, question=QUESTION, plot_file=plot_file))
-    write_json(folder / "report.json", report.to_json())
+    write_report_files(
+        folder,
+        draw=lambda: draw_report(report.report),
+        render=lambda plot_file: render_baselines(report, title=TITLE, question=QUESTION, plot_file=plot_file),
+        values=report.to_json(),
+    )

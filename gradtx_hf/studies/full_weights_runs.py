@@ -18,7 +18,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -53,8 +52,7 @@ from gradtx_hf.studies.models import EMBEDDED
 from gradtx_hf.studies.world import Place, curation_arguments
 from gradtx_hf.training import GradTransformerTrainingArguments
 from gradtx_hf.training.functional import FunctionalObjective
-from gradtx_hf.training.functional_data import ShadowTexts, TokenRows
-from gradtx_hf.training.target import FunctionalTarget
+from gradtx_hf.training.target import FunctionalTarget, shadow_texts
 from gradtx_hf.training.train import train_translator
 from gradtx_hf.updates import BlockLayout
 from gradtx_hf.updates.store import MANIFEST_FILE, SIDES, Side, UpdateStore
@@ -234,13 +232,8 @@ class SeedRun:
 
     def _functional_target(self, store: UpdateStore) -> FunctionalTarget:
         target = self.sides["target"]
-        tokens = tokenize_corpora(
-            public_examples(store), target.tokenizer, max_length=self.recipes["target"].max_length
-        )
-        texts = ShadowTexts(
-            rows=TokenRows(tokens, padding=int(target.tokenizer.pad_token_id)),
-            of_set=tuple(torch.tensor(rows_of_shadow_set(store.plan, k)) for k in range(store.num_shadow_sets)),
-        )
+        max_length = self.recipes["target"].max_length
+        texts = shadow_texts(store, public_examples(store), target.tokenizer, max_length=max_length)
         return FunctionalTarget(FunctionalObjective(target.model, target.start, target.layout), texts)
 
 

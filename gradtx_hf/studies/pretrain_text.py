@@ -25,12 +25,12 @@ from gradtx_hf.errors import ConfigurationError, DataError
 from gradtx_hf.finetuning import DataSource, load_examples
 from gradtx_hf.finetuning.pool import one_thread
 from gradtx_hf.output import new_folder, write_json
+from gradtx_hf.updates.store import SIDES
 
 
 logger = logging.getLogger(__name__)
 
 PAD, EOS = "<pad>", "<eos>"
-SIDES = ("source", "target")
 PRETRAINING_FILE = "pretraining.json"
 MAX_POSITIONS = 1024
 LAST_STEPS = 50
@@ -96,7 +96,7 @@ class TextPretraining:
             ConfigurationError: If a key is unknown, missing, or a value cannot be used.
         """
         try:
-            sides = {side: TextModel(**values[side]) for side in SIDES}
+            sides: dict[str, Any] = {side: TextModel(**values[side]) for side in SIDES}
             return cls(corpora=corpora, **{**values, **sides})
         except (TypeError, KeyError) as error:
             raise ConfigurationError(f"the pretraining's values do not fit: {error}.") from error

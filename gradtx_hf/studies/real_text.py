@@ -8,18 +8,19 @@ files. Source: ours.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from gradtx_hf.errors import ConfigurationError, MissingExtraError, MissingFileError
+from gradtx_hf.errors import ConfigurationError, MissingFileError
 from gradtx_hf.evaluation import Report
 from gradtx_hf.evaluation.headline import format_score, group_title, headline
 from gradtx_hf.evaluation.markdown import lead_table, summary_table
 from gradtx_hf.evaluation.methods import TRANSLATED, method_of, ordered_methods
+from gradtx_hf.evaluation.pooling import join_reports
+from gradtx_hf.evaluation.saving import draw_report, write_report_files
 from gradtx_hf.hub.markdown import markdown_table
-from gradtx_hf.output import write_bytes, write_json, write_text
 from gradtx_hf.studies.claim import claim_folder
 from gradtx_hf.studies.paper.definition import STAGES, PaperCell, PaperStudy, load_paper_study
 from gradtx_hf.studies.paper.report import STAGES_FILE, WARNING, cell_folder
@@ -175,25 +176,8 @@ def _read(study: PaperStudy, folder: Path, num_seeds: int) -> dict[str, Report]:
         homes = [cell_folder(folder, cell.name, seed) for seed in range(num_seeds)]
         reports = [Report.load(home) for home in homes if (home / STAGES_FILE).is_file()]
         if reports:
-            found[cell.name] = reports[0] if len(reports) == 1 else joined(reports)
+            found[cell.name] = reports[0] if len(reports) == 1 else join_reports(reports)
     return found
-
-
-def joined(reports: Sequence[Report]) -> Report:
-    """Return the clients of all seeds as one report, in which tasks are resampled whatever the seed.
-
-    Seeds share the translator and the held-out rows, so that they are no repetitions of a task's result.
-    """
-    phases = dict.fromkeys(phase for report in reports for phase in report.seconds)
-    shared = {k: v for k, v in reports[0].config.items() if all(report.config.get(k) == v for report in reports)}
-    return Report.from_clients(
-        [client for report in reports for client in report.clients],
-        metric=reports[0].metric,
-        higher_is_better=reports[0].higher_is_better,
-        seconds={phase: sum(report.seconds.get(phase, 0.0) for report in reports) for phase in phases},
-        config={**shared, "seeds": len(reports)},
-        not_run={name: why for report in reversed(reports) for name, why in report.not_run.items()},
-    )
 
 
 def _require_data(data: str | Path | None) -> None:
@@ -205,13 +189,9 @@ def _require_data(data: str | Path | None) -> None:
 
 def _save(report: RealTextReport, folder: Path) -> None:
     """Write report.png, where there is matplotlib, report.md, and report.json last."""
-    has_plot = False
-    try:
-        from gradtx_hf.evaluation.plot import render_png  # here, as matplotlib is optional and slow to import
-
-        write_bytes(folder / "report.png", render_png(next(iter(report.reports.values()))))
-        has_plot = True
-    except MissingExtraError as error:
-        logger.warning("No report.png: %s", error)
-    write_text(folder / "report.md", render_real_text(report, has_plot=has_plot))
-    write_json(folder / "report.json", report.to_json())
+    write_report_files(
+        folder,
+        draw=lambda: draw_report(next(iter(report.reports.values()))),
+        render=lambda plot_file: render_real_text(report, has_plot=plot_file is not None),
+        values=report.to_json(),
+    )

@@ -14,12 +14,13 @@ from pathlib import Path
 
 from gradtx_hf.curation import curate
 from gradtx_hf.errors import ConfigurationError, GradTxError, OutputExistsError
+from gradtx_hf.evaluation.fine_tuning import FineTuningJob
 from gradtx_hf.evaluation.seconds import timed
 from gradtx_hf.output import require_new_folder, write_json
 from gradtx_hf.studies.cells import Cell, Study, World
 from gradtx_hf.studies.claim import STUDY_FILE
 from gradtx_hf.studies.client_lines import client_values
-from gradtx_hf.studies.client_runs import ClientRun, missing_client_runs, pack_client_runs, perform_client_pack
+from gradtx_hf.studies.client_runs import missing_client_runs, pack_client_runs, perform_client_pack
 from gradtx_hf.studies.client_sets import ClientSet
 from gradtx_hf.studies.clients import CONTROLS_FILE, score_constants, score_controls
 from gradtx_hf.studies.models import EMBEDDED, Pretraining, model_folder, pretrain_model
@@ -194,11 +195,11 @@ def _curate(runs: Sequence[CellRun], folder: Path, *, num_workers: int) -> list[
 
 def _prepare_clients(runs: Sequence[CellRun], folder: Path, *, num_workers: int) -> list[tuple[CellRun, str]]:
     """Fine-tune all clients and ceilings, then score the controls."""
-    jobs: dict[str, ClientRun] = {}
+    jobs: dict[str, FineTuningJob] = {}
     needed: dict[Path, set[str]] = {}
     for run in {run.clients.folder: run for run in runs}.values():
         world, settings = run.study.control_world_of(run.cell), run.study.clients_of(run.cell)
-        missing = {job.job.output_dir: job for job in missing_client_runs(run.clients, world, settings)}
+        missing = {job.output_dir: job for job in missing_client_runs(run.clients, world, settings)}
         jobs |= missing
         needed[run.clients.folder] = set(missing)
     with timed(folder, "clients"):
@@ -206,10 +207,7 @@ def _prepare_clients(runs: Sequence[CellRun], folder: Path, *, num_workers: int)
         tasks = [Task(pack.key, perform_client_pack, pack) for pack in packs]
         failed_packs = perform(tasks, num_workers=num_workers, description="fine-tuning clients and ceilings")
         failed = {
-            run.job.output_dir: failed_packs[pack.key]
-            for pack in packs
-            if pack.key in failed_packs
-            for run in pack.runs
+            job.output_dir: failed_packs[pack.key] for pack in packs if pack.key in failed_packs for job in pack.jobs
         }
         whys: dict[str, str] = {
             str(path): failed[key] for path, keys in needed.items() for key in sorted(keys) if key in failed

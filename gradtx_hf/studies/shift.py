@@ -12,12 +12,12 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from gradtx_hf.errors import ConfigurationError, GradTxError, MissingExtraError
+from gradtx_hf.errors import ConfigurationError, GradTxError
 from gradtx_hf.evaluation import Report
 from gradtx_hf.evaluation.fine_tuning import perform_fine_tuning
+from gradtx_hf.evaluation.saving import write_report_files
 from gradtx_hf.evaluation.seconds import read_seconds, timed
 from gradtx_hf.hub.markdown import markdown_table
-from gradtx_hf.output import write_bytes, write_json, write_text
 from gradtx_hf.studies.claim import claim_folder
 from gradtx_hf.studies.shift_clients import (
     CLIENT_FILE,
@@ -125,13 +125,15 @@ def _require_success(failures: dict[str, str]) -> None:
 
 def _save(report: ShiftStudyReport, folder: Path) -> None:
     """Write report.png, where there is matplotlib, report.md, and report.json last."""
-    plot_file = None
-    try:
-        from gradtx_hf.studies.shift_plot import render_shift_png  # here, as matplotlib is optional and slow to import
+    write_report_files(
+        folder,
+        draw=lambda: _draw(report),
+        render=lambda plot_file: render_shift_study(report, title=TITLE, question=QUESTION, plot_file=plot_file),
+        values=report.to_json(),
+    )
 
-        write_bytes(folder / "report.png", render_shift_png(report))
-        plot_file = "report.png"
-    except MissingExtraError as error:
-        logger.warning("No report.png: %s", error)
-    write_text(folder / "report.md", render_shift_study(report, title=TITLE, question=QUESTION, plot_file=plot_file))
-    write_json(folder / "report.json", report.to_json())
+
+def _draw(report: ShiftStudyReport) -> bytes:
+    from gradtx_hf.studies.shift_plot import render_shift_png  # here, as matplotlib is optional and slow to import
+
+    return render_shift_png(report)

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 
-from gradtx_hf.errors import MissingExtraError
-from gradtx_hf.output import write_bytes, write_json, write_text
+from gradtx_hf.evaluation.saving import write_report_files
 from gradtx_hf.studies.study_markdown import render_study
 from gradtx_hf.studies.study_report import StudyReport
-
-
-logger = logging.getLogger(__name__)
 
 
 def save_study_report(report: StudyReport, folder: Path) -> list[Path]:
@@ -22,23 +17,18 @@ def save_study_report(report: StudyReport, folder: Path) -> list[Path]:
     Returns:
         The files written.
     """
-    plot = _draw(report)
-    written = []
-    if plot is not None:
-        write_bytes(folder / "report.png", plot)
-        written.append(folder / "report.png")
-    write_text(folder / "report.md", render_study(report, plot_file=None if plot is None else "report.png"))
-    write_json(folder / "report.json", report.to_json())
-    return [*written, folder / "report.md", folder / "report.json"]
+    return write_report_files(
+        folder,
+        draw=lambda: _draw(report),
+        render=lambda plot_file: render_study(report, plot_file=plot_file),
+        values=report.to_json(),
+    )
 
 
 def _draw(report: StudyReport) -> bytes | None:
     if report.main is None:
         return None
-    try:
-        from gradtx_hf.studies.curve_plot import render_curves_png  # here, as matplotlib is optional and slow to import
-        from gradtx_hf.studies.study_plot import render_study_png
-    except MissingExtraError as error:
-        logger.warning("No report.png: %s", error)
-        return None
+    from gradtx_hf.studies.curve_plot import render_curves_png  # here, as matplotlib is optional and slow to import
+    from gradtx_hf.studies.study_plot import render_study_png
+
     return render_curves_png(report) if report.study.methods_on_axis else render_study_png(report)

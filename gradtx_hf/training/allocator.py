@@ -1,7 +1,7 @@
 """On a CPU, lets the C library keep what a training step frees: the next step asks for as much again.
 
-By default glibc hands larger arrays back to the system at once, which then clears them page by page at every step: a
-twelfth of a step of the embedded pair. Source: ours.
+By default glibc hands larger arrays back to the system at once, which then clears them page by page at every step.
+Source: ours.
 """
 
 from __future__ import annotations

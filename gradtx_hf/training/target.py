@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
+from datasets import Dataset
+from transformers import PreTrainedTokenizerBase
 
 from gradtx_hf.finetuning import FineTuningRecipe, load_language_model
 from gradtx_hf.finetuning.public_data import public_examples, rows_of_shadow_set, tokenize_corpora
@@ -57,11 +60,28 @@ def load_functional_target(
     )
     if device is not None:
         model = model.to(device)  # type: ignore[arg-type]  # hidden behind a wrapper
-    tokenized = tokenize_corpora(corpora, tokenizer, max_length=recipe.max_length)
+    texts = shadow_texts(store, corpora, tokenizer, max_length=recipe.max_length)
+    objective = FunctionalObjective(model, target_init, layout, with_checkpointing=with_checkpointing)
+    return FunctionalTarget(objective, texts)
+
+
+def shadow_texts(
+    store: UpdateStore, corpora: Mapping[str, Dataset], tokenizer: PreTrainedTokenizerBase, *, max_length: int
+) -> ShadowTexts:
+    """Return the public data of a store's shadow sets as a target reads them.
+
+    Args:
+        store: The store.
+        corpora: Its data, from ``public_examples``.
+        tokenizer: The target's tokenizer.
+        max_length: Most tokens of a row.
+
+    Raises:
+        DataError: If a corpus cannot be tokenized.
+    """
+    tokenized = tokenize_corpora(corpora, tokenizer, max_length=max_length)
     padding = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
-    texts = ShadowTexts(
+    return ShadowTexts(
         rows=TokenRows(tokenized, padding=int(padding)),
         of_set=tuple(torch.tensor(rows_of_shadow_set(store.plan, k)) for k in range(store.num_shadow_sets)),
     )
-    objective = FunctionalObjective(model, target_init, layout, with_checkpointing=with_checkpointing)
-    return FunctionalTarget(objective, texts)

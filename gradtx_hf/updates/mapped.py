@@ -71,7 +71,6 @@ class _Rows(dict[int, np.ndarray]):
 
     def __missing__(self, shadow_set: int) -> np.ndarray:
         rows = self._stored(shadow_set).flatten(1)
-        self[shadow_set] = (
-            rows if rows.dtype == torch.float32 else rows.view(torch.int16)
-        ).numpy()  # it has no bfloat16
+        has_numpy = rows.dtype == torch.float32  # of bfloat16 it has none
+        self[shadow_set] = (rows if has_numpy else rows.view(torch.int16)).numpy()
         return self[shadow_set]

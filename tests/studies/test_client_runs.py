@@ -9,28 +9,27 @@ import pytest
 import torch
 
 from gradtx_hf.curation import curate
-from gradtx_hf.evaluation.fine_tuning import FineTuningJob
-from gradtx_hf.finetuning import FineTuningRecipe, Sample
+from gradtx_hf.evaluation.fine_tuning import FineTuningJob, perform_fine_tuning
+from gradtx_hf.finetuning import FineTuningRecipe, PrivacySettings, Sample
 from gradtx_hf.lora import load_adapter
 from gradtx_hf.playground import Rule
 from gradtx_hf.studies.client_runs import (
     MOST_AT_ONCE,
     ClientPack,
-    ClientRun,
     pack_client_runs,
     perform_client_pack,
-    perform_client_run,
 )
 from gradtx_hf.studies.world import Place, curation_arguments, lines_file
 from tests.studies.toy import RECIPE, TOY
 
 
 RECIPE_OF_CLIENTS = FineTuningRecipe.from_dict(RECIPE)
+PRIVACY = {"epsilon": 8.0, "delta": 1e-5, "max_grad_norm": 1.0}
 
 
-def run(number: int, *, init: str = "source_init", rule: str = "a", seed: int = 0) -> ClientRun:
+def run(number: int, *, init: str = "source_init", rule: str = "a", seed: int = 0) -> FineTuningJob:
     sample = Sample.from_dict({"path": f"{rule}.jsonl"})
-    return ClientRun(FineTuningJob(init, (sample,), "store", RECIPE_OF_CLIENTS, seed, f"out/{number}"))
+    return FineTuningJob(init, (sample,), "store", RECIPE_OF_CLIENTS, seed, f"out/{number}")
 
 
 def test_runs_of_one_start_and_recipe_go_together_but_not_too_many() -> None:
@@ -39,17 +38,17 @@ def test_runs_of_one_start_and_recipe_go_together_but_not_too_many() -> None:
 
     packs = pack_client_runs([*sources, *targets])
 
-    assert [len(pack.runs) for pack in packs] == [MOST_AT_ONCE, 1, 2]
-    assert [item for pack in packs for item in pack.runs] == [*sources, *targets]
+    assert [len(pack.jobs) for pack in packs] == [MOST_AT_ONCE, 1, 2]
+    assert [item for pack in packs for item in pack.jobs] == [*sources, *targets]
 
 
 def test_private_runs_those_in_parts_and_the_public_one_go_alone() -> None:
-    private = [replace(run(n), privacy={"epsilon": 8}) for n in (0, 1)]
+    private = [replace(run(n), privacy=PrivacySettings.from_dict(PRIVACY)) for n in (0, 1)]
     parts = replace(RECIPE_OF_CLIENTS, num_parts=2)
-    in_parts = [ClientRun(replace(run(n).job, recipe=parts)) for n in (2, 3)]
-    public = [ClientRun(replace(run(n).job, samples=None)) for n in (4, 5)]
+    in_parts = [replace(run(n), recipe=parts) for n in (2, 3)]
+    public = [replace(run(n), samples=None) for n in (4, 5)]
 
-    assert [len(pack.runs) for pack in pack_client_runs([*private, *in_parts, *public])] == [1] * 6
+    assert [len(pack.jobs) for pack in pack_client_runs([*private, *in_parts, *public])] == [1] * 6
 
 
 @pytest.mark.parametrize("side", ["source", "target"])
@@ -59,10 +58,8 @@ def test_an_adapter_of_a_pack_is_the_one_of_its_run_alone(side: str, tmp_path: P
     paths = [lines_file(place, "own", rule, 20) for rule in (Rule("reverse", 3), Rule("identity", 1))]
     init = str(store.folder / f"{side}_init")
     runs = [
-        ClientRun(
-            FineTuningJob(
-                init, (Sample.from_dict({"path": str(path)}),), "", RECIPE_OF_CLIENTS, n, str(tmp_path / f"pack-{n}")
-            )
+        FineTuningJob(
+            init, (Sample.from_dict({"path": str(path)}),), "", RECIPE_OF_CLIENTS, n, str(tmp_path / f"pack-{n}")
         )
         for n, path in enumerate(paths)
     ]
@@ -70,7 +67,7 @@ def test_an_adapter_of_a_pack_is_the_one_of_its_run_alone(side: str, tmp_path: P
     perform_client_pack(ClientPack(tuple(runs)))
 
     for n, item in enumerate(runs):
-        perform_client_run(ClientRun(replace(item.job, output_dir=str(tmp_path / f"alone-{n}"))))
+        perform_fine_tuning(replace(item, output_dir=str(tmp_path / f"alone-{n}")))
         packed, alone = (load_adapter(tmp_path / f"{name}-{n}") for name in ("pack", "alone"))
         assert packed.base_model == alone.base_model
         assert packed.scales == alone.scales

@@ -16,11 +16,11 @@ from gradtx_hf.curation import CurationArguments
 from gradtx_hf.errors import ConfigurationError, DataError, MissingFileError
 from gradtx_hf.evaluation import ClientScores, Report
 from gradtx_hf.evaluation.arguments import EvaluationArguments
+from gradtx_hf.evaluation.pooling import join_reports
 from gradtx_hf.finetuning.language_model import load_language_model
 from gradtx_hf.studies.pretrain_text import TextPretraining, pretrain_pair, read_texts
 from gradtx_hf.studies.real_text import (
     RealTextReport,
-    joined,
     real_text_study,
     render_real_text,
     run_real_text_study,
@@ -146,7 +146,7 @@ def test_the_report_tells_what_a_generalist_recovers_and_every_tasks_mean() -> N
     assert "| method | gsm8k | samsum (unseen) |" in text
     assert "| Translated adapter | 3.100 | 4.100 |" in text
     assert "- Not run: W2S on private inputs: why." in text
-    twice = joined([found, found])
+    twice = join_reports([found, found])
     assert twice.summary["all"].num_clients == 8
     assert twice.summary["all"].num_tasks == 2  # seeds are no further tasks
     assert twice.not_run == found.not_run

@@ -9,14 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gradtx_hf.errors import MissingExtraError
 from gradtx_hf.evaluation.methods import CEILING, SOURCE_CLIENT, TRANSLATED, method_of, ordered_methods
 from gradtx_hf.evaluation.pgr import performance_gap_recovered
 from gradtx_hf.evaluation.pooling import pool_reports
 from gradtx_hf.evaluation.report import Report
+from gradtx_hf.evaluation.saving import write_report_files
 from gradtx_hf.evaluation.seconds import read_seconds
 from gradtx_hf.hub.markdown import markdown_table
-from gradtx_hf.output import write_bytes, write_json, write_text
 from gradtx_hf.studies.paper.definition import PaperCell, PaperStudy
 
 
@@ -106,18 +105,20 @@ def seconds_folder(folder: Path, stage_folder: Path) -> Path:
 
 def save_paper_report(report: PaperReport, folder: Path, *, command: str) -> None:
     """Write report.png, report.md and report.json; without matplotlib, or a result, there is no report.png."""
-    plot = None
-    if any(row.report is not None for row in report.cells):
-        try:
-            from gradtx_hf.studies.paper.plot import render_paper_png  # here, as matplotlib is optional
+    write_report_files(
+        folder,
+        draw=lambda: _draw(report),
+        render=lambda plot_file: render_paper_markdown(report, command=command, has_plot=plot_file is not None),
+        values=report.to_json(),
+    )
 
-            plot = render_paper_png(report)
-        except MissingExtraError as error:
-            logger.warning("No report.png: %s", error)
-    if plot is not None:
-        write_bytes(folder / "report.png", plot)
-    write_text(folder / "report.md", render_paper_markdown(report, command=command, has_plot=plot is not None))
-    write_json(folder / "report.json", report.to_json())
+
+def _draw(report: PaperReport) -> bytes | None:
+    if all(row.report is None for row in report.cells):
+        return None
+    from gradtx_hf.studies.paper.plot import render_paper_png  # here, as matplotlib is optional and slow to import
+
+    return render_paper_png(report)
 
 
 def render_paper_markdown(report: PaperReport, *, command: str = "", has_plot: bool = False) -> str:

@@ -29,9 +29,10 @@ from gradtx_hf.studies.claim import claim_folder
 from gradtx_hf.studies.paper.definition import PaperCell, PaperStudy
 from gradtx_hf.studies.paper.report import STAGES_FILE, PaperReport, cell_folder, save_paper_report, seconds_folder
 from gradtx_hf.studies.paper.tiny import tiny_cell
-from gradtx_hf.studies.pretrain_text import SIDES, TextPretraining, pretrain_pair
+from gradtx_hf.studies.pretrain_text import TextPretraining, pretrain_pair
 from gradtx_hf.training.processes import train_in_processes
 from gradtx_hf.training.run import TranslatorArguments, train
+from gradtx_hf.updates.store import SIDES
 
 
 logger = logging.getLogger(__name__)
