@@ -170,6 +170,10 @@ class EvaluationArguments:
     """Held-out examples per forward pass."""
     num_workers: int = field(default=1, metadata={"help": "processes, each with one thread"})
     """One-thread processes side by side."""
+    pack: int = field(
+        default=1, metadata={"help": "adapters fine-tuned at once on one model: faster, and that much more memory"}
+    )
+    """Adapters that are fine-tuned at once on one model; changes the last bits, and the masks of LoRA dropout."""
     allow_other_start: bool = field(default=False, metadata={"help": "accept clients that are far from source_init"})
     """Accept clients beyond the translator's distance limit; the report then rests on unreliable inputs."""
     rivals: dict[str, str] = field(
@@ -201,7 +205,7 @@ class EvaluationArguments:
             raise ConfigurationError(f"got metric {self.metric!r}, expected one of {', '.join(HIGHER_IS_BETTER)}.")
         if not isinstance(self.clients, Sequence) or not self.clients:
             raise ConfigurationError("got no clients to evaluate, expected at least one.")
-        for name in ("max_new_tokens", "max_prompt_tokens", "max_length", "batch_size", "num_workers"):
+        for name in ("max_new_tokens", "max_prompt_tokens", "max_length", "batch_size", "num_workers", "pack"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigurationError(f"got {name}={value}, expected at least 1.")

@@ -10,10 +10,21 @@ from gradtx_hf.client import fine_tune_client
 from gradtx_hf.evaluation.arguments import ClientData, EvaluationArguments
 from gradtx_hf.evaluation.methods import CEILING
 from gradtx_hf.evaluation.reuse import PUBLIC_ADAPTER, source_names
-from gradtx_hf.finetuning import FineTuningRecipe, PrivacySettings, Sample, load_samples
-from gradtx_hf.finetuning.pool import one_thread
+from gradtx_hf.finetuning import (
+    FineTuningRecipe,
+    PackedRun,
+    PrivacySettings,
+    Sample,
+    fine_tune_pack,
+    load_language_model,
+    load_samples,
+    tokenize_examples,
+)
+from gradtx_hf.finetuning.pool import one_thread, run_jobs
 from gradtx_hf.finetuning.public_data import pooled_public_examples
 from gradtx_hf.finetuning.samples import Half
+from gradtx_hf.lora import load_adapter, save_adapter
+from gradtx_hf.output import new_folder
 from gradtx_hf.updates.store import Side, UpdateStore
 
 
@@ -33,6 +44,18 @@ class FineTuningJob:
     output_dir: str
     privacy: PrivacySettings | None = None
     half: Half | None = None
+
+
+@dataclass(frozen=True)
+class FineTuningPack:
+    """Jobs that are done at once, from one initial adapter by one recipe; or one job alone."""
+
+    jobs: tuple[FineTuningJob, ...]
+
+    @property
+    def key(self) -> str:
+        """What tells it from others."""
+        return self.jobs[0].output_dir
 
 
 def recipes_of(arguments: EvaluationArguments, store: UpdateStore) -> dict[str, FineTuningRecipe]:
@@ -98,3 +121,59 @@ def perform_fine_tuning(job: FineTuningJob) -> None:
             privacy=job.privacy,
             work_dir=folder.parent / LEDGERS / folder.name,  # every run of an evaluation is a client of its own
         )
+
+
+def pack_jobs(jobs: Sequence[FineTuningJob], *, most_at_once: int) -> list[FineTuningPack]:
+    """Group jobs that can be done at once, which changes the last bits of their numbers, and the masks of dropout.
+
+    A private run, one in parts, and the public control, which reads the store, go alone.
+
+    Args:
+        jobs: The jobs.
+        most_at_once: Most of them in a pack.
+    """
+    groups: dict[object, list[FineTuningJob]] = {}
+    for job in jobs:
+        goes_alone = job.privacy is not None or job.recipe.num_parts > 1 or job.samples is None
+        groups.setdefault(job.output_dir if goes_alone else (job.init, job.recipe), []).append(job)
+    return [
+        FineTuningPack(tuple(group[first : first + most_at_once]))
+        for group in groups.values()
+        for first in range(0, len(group), most_at_once)
+    ]
+
+
+def perform_missing(jobs: Sequence[FineTuningJob], *, most_at_once: int, num_workers: int) -> None:
+    """Do the jobs whose adapters are not there, in one-thread processes side by side, with a bar on stderr."""
+    packs = pack_jobs([job for job in jobs if not Path(job.output_dir).is_dir()], most_at_once=most_at_once)
+    for _ in run_jobs(perform_pack, packs, num_workers=num_workers, description="fine-tuning"):
+        pass
+
+
+def perform_pack(pack: FineTuningPack) -> None:
+    """Fine-tune the adapters of a pack."""
+    if len(pack.jobs) == 1:
+        perform_fine_tuning(pack.jobs[0])
+        return
+    recipe, adapter = pack.jobs[0].recipe, load_adapter(pack.jobs[0].init)
+    with one_thread():
+        model, tokenizer = load_language_model(
+            adapter.base_model, revision=adapter.config.revision, max_length=recipe.max_length
+        )
+        examples = [load_samples(job.samples or (), seed=job.seed, half=job.half) for job in pack.jobs]
+        runs = [
+            PackedRun(
+                job.output_dir,
+                adapter.tensors,
+                tokenize_examples(rows, tokenizer, max_length=recipe.max_length),
+                job.seed,
+            )
+            for job, rows in zip(pack.jobs, examples, strict=True)
+        ]
+        dropout = float(adapter.config.lora_dropout)
+        results = fine_tune_pack(
+            model, runs, tokenizer=tokenizer, recipe=recipe, scales=adapter.scales, dropout=dropout
+        )
+    for job, result in zip(pack.jobs, results, strict=True):
+        with new_folder(job.output_dir) as folder:
+            save_adapter(folder, config=adapter.config, tensors=result.tensors)

@@ -27,7 +27,7 @@ from gradtx_hf.errors import OutputExistsError
 from gradtx_hf.evaluation.arguments import HIGHER_IS_BETTER, ClientData, EvaluationArguments
 from gradtx_hf.evaluation.client_scoring import score_clients
 from gradtx_hf.evaluation.controls import State, num_target_runs, partners, target_states
-from gradtx_hf.evaluation.fine_tuning import fine_tuning_jobs, perform_fine_tuning, recipes_of
+from gradtx_hf.evaluation.fine_tuning import fine_tuning_jobs, perform_missing, recipes_of
 from gradtx_hf.evaluation.further_methods import FurtherMethods
 from gradtx_hf.evaluation.inputs import check_data, check_rivals, check_translator_and_store, input_digests
 from gradtx_hf.evaluation.method_plan import plan_methods
@@ -44,7 +44,6 @@ from gradtx_hf.evaluation.reuse import (
 from gradtx_hf.evaluation.saving import save_report
 from gradtx_hf.evaluation.seconds import read_seconds, timed
 from gradtx_hf.finetuning import PrivacySettings
-from gradtx_hf.finetuning.pool import run_jobs
 from gradtx_hf.finetuning.public_data import pooled_public_examples
 from gradtx_hf.hub import resolve_folder
 from gradtx_hf.lora import load_adapter
@@ -121,9 +120,7 @@ def evaluate(arguments: EvaluationArguments, *, command: str = "") -> Report:
         if not (folder / "translator").is_dir():
             translator.save_pretrained(folder / "translator")
         copy_adapters(earlier, folder)
-        missing = [job for job in jobs if not Path(job.output_dir).is_dir()]
-        for _ in run_jobs(perform_fine_tuning, missing, num_workers=arguments.num_workers, description="fine-tuning"):
-            pass
+        perform_missing(jobs, most_at_once=arguments.pack, num_workers=arguments.num_workers)
     with timed(folder, "translation_and_controls"):
         own = [_own_states(client, home, translator, arguments) for client, home in zip(clients, homes, strict=True)]
         aligned = [_read(home / SOURCE, translator, arguments) for home in homes]

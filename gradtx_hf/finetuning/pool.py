@@ -16,6 +16,8 @@ from typing import TypeVar
 import torch
 from tqdm import tqdm
 
+from gradtx_hf.finetuning.allocator import keep_freed_memory
+
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -79,6 +81,8 @@ def one_thread() -> Iterator[None]:
 def _begin_worker(lifeline: Connection) -> None:
     """Use one thread, leave Ctrl-C to the process that started this one, and end as soon as it lets go."""
     torch.set_num_threads(1)
+    if not torch.cuda.is_available():
+        keep_freed_memory()  # this process does nothing but jobs of one kind
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_wait_and_exit, args=(lifeline,), daemon=True).start()
 

@@ -9,10 +9,12 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from gradtx_hf.baselines.decoding_cost import flops_per_token, processor_seconds_of
+from gradtx_hf.errors import DataError
 from gradtx_hf.evaluation import ClientScores, Report
 from gradtx_hf.evaluation.method_adapters import proxy_tuned
 from gradtx_hf.evaluation.method_settings import SOURCE_BEST
@@ -117,6 +119,25 @@ class BaselinesReport:
             for group, seen in (("seen", True), ("unseen", False))
         }
         return cls(report, decoding, curves)
+
+    @classmethod
+    def load(cls, path: Path) -> BaselinesReport:
+        """Read what ``to_json`` returned from a file, or from the report.json of a folder.
+
+        Raises:
+            MissingFileError: If there is no such file.
+            DataError: If the file is no report of this study.
+        """
+        report = Report.load(path)
+        file = path / "report.json" if path.is_dir() else path
+        values = json.loads(file.read_text(encoding="utf-8"))
+        if not {"decoding", "curves"} <= values.keys():
+            raise DataError(f"report '{file}' is none of study baselines: it lacks decoding or curves.")
+        curves = {
+            group: {name: {int(step): score for step, score in curve.items()} for name, curve in methods.items()}
+            for group, methods in values["curves"].items()
+        }
+        return cls(report, DecodingCost(**values["decoding"]), curves)
 
     def to_json(self) -> dict[str, Any]:
         """Return the contents of report.json: those of every report, and ``decoding``, ``needs`` and ``curves``."""

@@ -14,7 +14,7 @@ import torch
 
 from gradtx_hf.curation import curate
 from gradtx_hf.errors import ConfigurationError, GradTxError
-from gradtx_hf.evaluation.fine_tuning import FineTuningJob, perform_fine_tuning
+from gradtx_hf.evaluation.fine_tuning import FineTuningJob, pack_jobs, perform_pack
 from gradtx_hf.evaluation.saving import draw_report, write_report_files
 from gradtx_hf.evaluation.seconds import read_seconds, timed
 from gradtx_hf.hub.markdown import markdown_table
@@ -33,6 +33,7 @@ from gradtx_hf.studies.baseline_methods import CLIENT_FILE, ClientJob, finish_cl
 from gradtx_hf.studies.baseline_results import BaselinesReport, DecodingCost, measure_decoding
 from gradtx_hf.studies.baselines_markdown import render_baselines
 from gradtx_hf.studies.claim import claim_folder
+from gradtx_hf.studies.client_runs import MOST_AT_ONCE
 from gradtx_hf.studies.embedded_translator import SEED as TRANSLATOR_SEED
 from gradtx_hf.studies.stages import Task, perform
 from gradtx_hf.studies.world import Place, curation_arguments
@@ -85,7 +86,7 @@ def run_baselines_study(
         jobs = [job for client in missing for job in fine_tuning_jobs(client, settings)]
         if not public_finetune.is_dir():
             jobs.append(_public_job(settings, store, public_finetune))
-        tasks = [Task(job.output_dir, perform_fine_tuning, job) for job in jobs]
+        tasks = [Task(pack.key, perform_pack, pack) for pack in pack_jobs(jobs, most_at_once=MOST_AT_ONCE)]
         _require_success(perform(tasks, num_workers=num_workers, description="fine-tuning clients and ceilings"))
     with timed(folder, "adapters_alone"):
         for seed in range(num_seeds):

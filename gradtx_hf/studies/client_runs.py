@@ -5,23 +5,10 @@ Source: ours.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-from gradtx_hf.evaluation.fine_tuning import FineTuningJob, perform_fine_tuning
-from gradtx_hf.finetuning import (
-    FineTuningRecipe,
-    PackedRun,
-    PrivacySettings,
-    fine_tune_pack,
-    load_language_model,
-    load_samples,
-    tokenize_examples,
-)
-from gradtx_hf.finetuning.pool import one_thread
-from gradtx_hf.lora import load_adapter, save_adapter
-from gradtx_hf.output import new_folder
+from gradtx_hf.evaluation.fine_tuning import FineTuningJob
+from gradtx_hf.finetuning import FineTuningRecipe, PrivacySettings
 from gradtx_hf.studies.cells import Clients, World
 from gradtx_hf.studies.client_sets import ClientSet
 
@@ -51,60 +38,3 @@ def missing_client_runs(clients: ClientSet, world: World, settings: Clients) -> 
     for client, home in zip(data, clients.homes, strict=True):
         jobs.append(FineTuningJob(inits["source"], client.train, store, source, client.seed, str(home), privacy))
     return [job for job in jobs if not Path(job.output_dir).is_dir()]
-
-
-@dataclass(frozen=True)
-class ClientPack:
-    """Jobs that are done at once, from one initial adapter by one recipe; or one job alone."""
-
-    jobs: tuple[FineTuningJob, ...]
-
-    @property
-    def key(self) -> str:
-        """What tells it from others."""
-        return self.jobs[0].output_dir
-
-
-def pack_client_runs(jobs: Sequence[FineTuningJob]) -> list[ClientPack]:
-    """Group jobs that can be done at once, which changes no more than the last bits of their numbers.
-
-    A private run, one in parts, and the public control, which reads the store, go alone.
-    """
-    groups: dict[object, list[FineTuningJob]] = {}
-    for job in jobs:
-        goes_alone = job.privacy is not None or job.recipe.num_parts > 1 or job.samples is None
-        groups.setdefault(job.output_dir if goes_alone else (job.init, job.recipe), []).append(job)
-    return [
-        ClientPack(tuple(group[first : first + MOST_AT_ONCE]))
-        for group in groups.values()
-        for first in range(0, len(group), MOST_AT_ONCE)
-    ]
-
-
-def perform_client_pack(pack: ClientPack) -> None:
-    """Fine-tune the adapters of a pack."""
-    if len(pack.jobs) == 1:
-        perform_fine_tuning(pack.jobs[0])
-        return
-    recipe, adapter = pack.jobs[0].recipe, load_adapter(pack.jobs[0].init)
-    with one_thread():
-        model, tokenizer = load_language_model(
-            adapter.base_model, revision=adapter.config.revision, max_length=recipe.max_length
-        )
-        examples = [load_samples(job.samples or (), seed=job.seed, half=job.half) for job in pack.jobs]
-        runs = [
-            PackedRun(
-                job.output_dir,
-                adapter.tensors,
-                tokenize_examples(rows, tokenizer, max_length=recipe.max_length),
-                job.seed,
-            )
-            for job, rows in zip(pack.jobs, examples, strict=True)
-        ]
-        dropout = float(adapter.config.lora_dropout)
-        results = fine_tune_pack(
-            model, runs, tokenizer=tokenizer, recipe=recipe, scales=adapter.scales, dropout=dropout
-        )
-    for job, result in zip(pack.jobs, results, strict=True):
-        with new_folder(job.output_dir) as folder:
-            save_adapter(folder, config=adapter.config, tensors=result.tensors)

@@ -54,6 +54,7 @@ class QuickstartSettings:
         num_private_lines: Lines of a client's private data.
         num_parts: Parts that a client divides them into, with a run on each; see ``fine_tune_parts``.
         num_test_lines: Held-out lines of a client.
+        num_ceilings_at_once: Ceilings that are fine-tuned at once.
     """
 
     num_public_rules: int | None = None
@@ -72,6 +73,7 @@ class QuickstartSettings:
     num_private_lines: int = 2048
     num_parts: int = 4
     num_test_lines: int = 100
+    num_ceilings_at_once: int = 5
 
 
 def run_quickstart(
@@ -121,6 +123,7 @@ def run_quickstart(
             max_new_tokens=8,
             batch_size=settings.num_test_lines,
             num_workers=num_workers,
+            pack=settings.num_ceilings_at_once,
         )
     )
     seconds = read_seconds(folder) | dict(evaluated.seconds)

@@ -3,11 +3,15 @@
     python -m gradtx_hf.studies.readme_results --add quickstart_seed_0 quickstart
 
 ``--add NAME FOLDER`` keeps a report's numbers as ``examples/results/NAME.json``, without paths of the machine;
-``--add-cells FOLDER ...`` those of studies' cells, under the studies' names. Then sections of the README are written
-anew: between ``<!-- results: NAME ... -->`` and ``<!-- end results -->``, of one report the verdict and the table of
-methods, of several reports one column each; between ``<!-- cells: NAME ... -->`` and ``<!-- end cells -->``, one table
-of the cells of several studies; between ``<!-- curve: NAME -->`` and ``<!-- end curve -->``, the cells of one study and
-their source clients along its axis. Source: ours.
+``--add-cells FOLDER ...`` those of studies' cells, under the studies' names; ``--add-baselines FOLDER`` those of study
+``baselines``. Then sections of the README are written anew, each up to its ``<!-- end ... -->``:
+
+- ``<!-- results: NAME ... -->``: of one report the verdict and the table of methods, of several one column each;
+- ``<!-- cells: NAME ... -->``: one table of the cells of several studies;
+- ``<!-- curve: NAME -->``: the cells of one study and their source clients along its axis;
+- ``<!-- baselines -->``: what study ``baselines`` found of every method.
+
+Source: ours.
 """
 
 from __future__ import annotations
@@ -24,13 +28,17 @@ from gradtx_hf.evaluation.headline import format_score, headline
 from gradtx_hf.evaluation.markdown import summary_table
 from gradtx_hf.evaluation.methods import SOURCE_CLIENT, TRANSLATED
 from gradtx_hf.output import write_json, write_text
+from gradtx_hf.studies.baseline_results import BaselinesReport
+from gradtx_hf.studies.baselines_markdown import methods_table, verdict
 
 
 RESULTS_FOLDER = Path("examples") / "results"
 CELLS_FOLDER = RESULTS_FOLDER / "cells"
+BASELINES_FILE = RESULTS_FOLDER / "studies" / "baselines.json"
 SECTION = re.compile(r"(<!-- results: ([\w ]+) -->\n).*?(<!-- end results -->)", re.DOTALL)
 CELLS_SECTION = re.compile(r"(<!-- cells: ([\w ]+) -->\n).*?(<!-- end cells -->)", re.DOTALL)
 CURVE_SECTION = re.compile(r"(<!-- curve: (\w+) -->\n).*?(<!-- end curve -->)", re.DOTALL)
+BASELINES_SECTION = re.compile(r"(<!-- baselines -->\n).*?(<!-- end baselines -->)", re.DOTALL)
 GROUPS = ("seen", "unseen")
 PATH_KEYS = ("translator", "store", "output_dir", "clients", "rivals", "adapters_from")
 
@@ -74,6 +82,22 @@ def keep_cells(folder: Path, *, root: Path) -> Path:
     return path
 
 
+def keep_baselines(folder: Path, *, root: Path) -> Path:
+    """Keep what study ``baselines`` found, without the command's paths.
+
+    Args:
+        folder: The study's folder.
+        root: The repository.
+
+    Returns:
+        The file written.
+    """
+    path = root / BASELINES_FILE
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, BaselinesReport.load(folder).to_json() | {"command": ""})
+    return path
+
+
 def render_results(readme: str, *, root: Path) -> str:
     """Return the README's text with every results section written anew."""
 
@@ -91,7 +115,19 @@ def render_results(readme: str, *, root: Path) -> str:
         path = root / CELLS_FOLDER / f"{match[2]}.json"
         return f"{match[1]}{_curve(json.loads(path.read_text(encoding='utf-8')))}\n{match[3]}"
 
-    return CURVE_SECTION.sub(curve, CELLS_SECTION.sub(cells, SECTION.sub(section, readme)))
+    def baselines(match: re.Match[str]) -> str:
+        report = BaselinesReport.load(root / BASELINES_FILE)
+        verdicts = "\n>\n".join(f"> {verdict(report, group)}" for group in GROUPS)
+        return f"{match[1]}{verdicts}\n\n{methods_table(report)}\n{match[2]}"
+
+    for pattern, written in (
+        (SECTION, section),
+        (CELLS_SECTION, cells),
+        (CURVE_SECTION, curve),
+        (BASELINES_SECTION, baselines),
+    ):
+        readme = pattern.sub(written, readme)
+    return readme
 
 
 def _one_report(report: Report) -> str:
@@ -175,11 +211,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--add", nargs=2, action="append", default=[], metavar=("NAME", "FOLDER"))
     parser.add_argument("--add-cells", nargs="+", default=[], metavar="FOLDER")
+    parser.add_argument("--add-baselines", type=Path, metavar="FOLDER")
     arguments = parser.parse_args()
     for name, folder in arguments.add:
         print(keep_report(name, Path(folder), root=Path()))
     for folder in arguments.add_cells:
         print(keep_cells(Path(folder), root=Path()))
+    if arguments.add_baselines is not None:
+        print(keep_baselines(arguments.add_baselines, root=Path()))
     readme = Path("README.md")
     write_text(readme, render_results(readme.read_text(encoding="utf-8"), root=Path()))
     print(readme)

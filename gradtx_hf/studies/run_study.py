@@ -14,13 +14,13 @@ from pathlib import Path
 
 from gradtx_hf.curation import curate
 from gradtx_hf.errors import ConfigurationError, GradTxError, OutputExistsError
-from gradtx_hf.evaluation.fine_tuning import FineTuningJob
+from gradtx_hf.evaluation.fine_tuning import FineTuningJob, pack_jobs, perform_pack
 from gradtx_hf.evaluation.seconds import timed
 from gradtx_hf.output import require_new_folder, write_json
 from gradtx_hf.studies.cells import Cell, Study, World
 from gradtx_hf.studies.claim import STUDY_FILE
 from gradtx_hf.studies.client_lines import client_values
-from gradtx_hf.studies.client_runs import missing_client_runs, pack_client_runs, perform_client_pack
+from gradtx_hf.studies.client_runs import MOST_AT_ONCE, missing_client_runs
 from gradtx_hf.studies.client_sets import ClientSet
 from gradtx_hf.studies.clients import CONTROLS_FILE, score_constants, score_controls
 from gradtx_hf.studies.models import EMBEDDED, Pretraining, model_folder, pretrain_model
@@ -203,8 +203,8 @@ def _prepare_clients(runs: Sequence[CellRun], folder: Path, *, num_workers: int)
         jobs |= missing
         needed[run.clients.folder] = set(missing)
     with timed(folder, "clients"):
-        packs = pack_client_runs(list(jobs.values()))
-        tasks = [Task(pack.key, perform_client_pack, pack) for pack in packs]
+        packs = pack_jobs(list(jobs.values()), most_at_once=MOST_AT_ONCE)
+        tasks = [Task(pack.key, perform_pack, pack) for pack in packs]
         failed_packs = perform(tasks, num_workers=num_workers, description="fine-tuning clients and ceilings")
         failed = {
             job.output_dir: failed_packs[pack.key] for pack in packs if pack.key in failed_packs for job in pack.jobs

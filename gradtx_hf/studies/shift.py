@@ -14,11 +14,12 @@ from pathlib import Path
 
 from gradtx_hf.errors import ConfigurationError, GradTxError
 from gradtx_hf.evaluation import Report
-from gradtx_hf.evaluation.fine_tuning import perform_fine_tuning
+from gradtx_hf.evaluation.fine_tuning import pack_jobs, perform_pack
 from gradtx_hf.evaluation.saving import write_report_files
 from gradtx_hf.evaluation.seconds import read_seconds, timed
 from gradtx_hf.hub.markdown import markdown_table
 from gradtx_hf.studies.claim import claim_folder
+from gradtx_hf.studies.client_runs import MOST_AT_ONCE
 from gradtx_hf.studies.shift_clients import (
     CLIENT_FILE,
     ClientMeasurement,
@@ -72,7 +73,7 @@ def run_shift_study(
     missing = [client for client in clients if not (client.home / CLIENT_FILE).is_file()]
     jobs = [job for client in missing for job in fine_tuning_jobs(client, settings)]
     with timed(folder, "fine_tuning"):
-        tasks = [Task(job.output_dir, perform_fine_tuning, job) for job in jobs]
+        tasks = [Task(pack.key, perform_pack, pack) for pack in pack_jobs(jobs, most_at_once=MOST_AT_ONCE)]
         _require_success(perform(tasks, num_workers=num_workers, description="fine-tuning clients and ceilings"))
     with timed(folder, "measuring"):
         measurements = [ClientMeasurement(client, _partner(client, clients), settings) for client in missing]

@@ -12,7 +12,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from gradtx_hf.errors import GradTxError
-from gradtx_hf.training.allocator import keep_freed_memory
+from gradtx_hf.finetuning.allocator import keep_freed_memory
 from gradtx_hf.training.run import TranslatorArguments, train
 
 

@@ -26,11 +26,11 @@ from torch.func import functional_call
 from transformers import PreTrainedTokenizerBase
 
 from gradtx_hf.finetuning import adapter_state, add_adapter, load_language_model, tokenize_examples
+from gradtx_hf.finetuning.allocator import keep_freed_memory
 from gradtx_hf.lora import Adapter
 from gradtx_hf.model import GradTransformerConfig, GradTransformerModel
 from gradtx_hf.playground import Rule, make_lines, source_path, target_path
 from gradtx_hf.training import FunctionalObjective, GradTransformerTrainingArguments, TokenRows
-from gradtx_hf.training.allocator import keep_freed_memory
 from gradtx_hf.updates import BlockLayout, decode_update
 
 

@@ -14,9 +14,9 @@ import pytest
 import torch
 
 from gradtx_hf.errors import ConfigurationError, DataError, GradTxError, MissingFileError
-from gradtx_hf.evaluation import run
+from gradtx_hf.evaluation import fine_tuning
 from gradtx_hf.evaluation.arguments import EvaluationArguments
-from gradtx_hf.evaluation.fine_tuning import FineTuningJob, perform_fine_tuning
+from gradtx_hf.evaluation.fine_tuning import FineTuningPack, perform_pack
 from gradtx_hf.evaluation.reuse import copy_adapters, find_adapters, sha256_of_adapter
 from gradtx_hf.evaluation.run import CONFIG_FILE, evaluate
 from gradtx_hf.lora import load_adapter
@@ -39,11 +39,11 @@ def fine_tuned(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Return a list that the folders of the adapters which are fine-tuned from now on go to."""
     folders: list[str] = []
 
-    def perform(job: FineTuningJob) -> None:
-        folders.append("/".join(Path(job.output_dir).parts[-2:]))
-        perform_fine_tuning(job)
+    def perform(pack: FineTuningPack) -> None:
+        folders.extend("/".join(Path(job.output_dir).parts[-2:]) for job in pack.jobs)
+        perform_pack(pack)
 
-    monkeypatch.setattr(run, "perform_fine_tuning", perform)
+    monkeypatch.setattr(fine_tuning, "perform_pack", perform)
     return folders
 
 

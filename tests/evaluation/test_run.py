@@ -227,18 +227,35 @@ def test_another_evaluation_does_not_go_into_the_same_folder(exact: Path) -> Non
     assert listing(exact) == before
 
 
-@pytest.fixture
-def begun(tmp_path: Path) -> EvaluationArguments:
-    """Return the arguments of a short evaluation that is done, of inputs of its own."""
-    translator = shutil.copytree(story().translator, tmp_path / "translator")
-    store = shutil.copytree(story().store, tmp_path / "store")
-    data = shutil.copy(story().data(RULES[0]), tmp_path / "client.jsonl")
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> EvaluationArguments:
+    """Return the arguments of a short evaluation that is done, of inputs of its own, which a test may change."""
+    home = tmp_path_factory.mktemp("finished") / "home"
+    translator = shutil.copytree(story().translator, home / "translator")
+    store = shutil.copytree(story().store, home / "store")
+    data = shutil.copy(story().data(RULES[0]), home / "client.jsonl")
     client = {"task": "t", "train": {"path": str(data)}, "test": {"path": str(data), "num_samples": 4}}
     arguments = make_arguments(
-        tmp_path / "evaluation", translator=str(translator), store=str(store), clients=[client], source_recipe=RECIPE
+        home / "evaluation", translator=str(translator), store=str(store), clients=[client], source_recipe=RECIPE
     )
     evaluate(arguments)
+    shutil.copytree(home, home.with_name("kept"))
     return arguments
+
+
+@pytest.fixture
+def home(finished: EvaluationArguments) -> Path:
+    """Return the folder of that evaluation and its inputs, all as it was when it was done."""
+    folder = Path(finished.output_dir).parent
+    shutil.rmtree(folder)
+    return shutil.copytree(folder.with_name("kept"), folder)
+
+
+@pytest.fixture
+def begun(finished: EvaluationArguments, home: Path) -> EvaluationArguments:
+    """Return its arguments."""
+    assert Path(finished.output_dir) == home / "evaluation"
+    return finished
 
 
 @pytest.mark.parametrize(
@@ -252,26 +269,26 @@ def begun(tmp_path: Path) -> EvaluationArguments:
     ],
 )
 def test_changed_inputs_do_not_go_into_the_same_folder(
-    file: str, name: str, begun: EvaluationArguments, tmp_path: Path
+    file: str, name: str, begun: EvaluationArguments, home: Path
 ) -> None:
-    path = tmp_path / file
+    path = home / file
     if path.suffix == ".safetensors":
         tensors = load_file(path)
         key = next(key for key, tensor in tensors.items() if tensor.is_floating_point() and tensor.numel() > 1)
         save_file(tensors | {key: tensors[key] + 1}, path, metadata={"format": "pt"})
     else:
         path.write_text(path.read_text().rstrip("\n") + "\n\n")
-    before = listing(tmp_path / "evaluation")
+    before = listing(home / "evaluation")
 
     with pytest.raises(OutputExistsError, match=f"holds another evaluation: {name} has changed") as caught:
         evaluate(begun)
 
     assert "\n" not in str(caught.value)
-    assert listing(tmp_path / "evaluation") == before
+    assert listing(home / "evaluation") == before
 
 
 def test_the_number_of_workers_does_not_make_it_another_evaluation(
-    begun: EvaluationArguments, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    begun: EvaluationArguments, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scores = [ClientScores("t", None, {"translated": 1.0})]
     monkeypatch.setattr(run, "score_clients", lambda *_args, **_options: scores)
@@ -281,20 +298,20 @@ def test_the_number_of_workers_does_not_make_it_another_evaluation(
     assert report.clients == tuple(scores)
 
 
-def test_inputs_that_are_gone_are_named_when_an_evaluation_goes_on(begun: EvaluationArguments, tmp_path: Path) -> None:
-    (tmp_path / "client.jsonl").unlink()
+def test_inputs_that_are_gone_are_named_when_an_evaluation_goes_on(begun: EvaluationArguments, home: Path) -> None:
+    (home / "client.jsonl").unlink()
 
     with pytest.raises(MissingFileError, match=r"client\.jsonl' is not there"):
         evaluate(begun)
 
 
 def test_what_is_scored_as_translated_is_what_was_written(
-    begun: EvaluationArguments, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    begun: EvaluationArguments, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    home = tmp_path / "evaluation" / "clients" / "000-t"
-    tensors = load_file(home / "translated" / "adapter_model.safetensors")
+    client = home / "evaluation" / "clients" / "000-t"
+    tensors = load_file(client / "translated" / "adapter_model.safetensors")
     changed = {name: tensor + 1 for name, tensor in tensors.items()}
-    save_file(changed, home / "translated" / "adapter_model.safetensors", metadata={"format": "pt"})
+    save_file(changed, client / "translated" / "adapter_model.safetensors", metadata={"format": "pt"})
     scored: list[dict[str, torch.Tensor]] = []
 
     def keep(*_args: object, states: list[Any], **_options: object) -> list[ClientScores]:
@@ -304,30 +321,30 @@ def test_what_is_scored_as_translated_is_what_was_written(
     monkeypatch.setattr(run, "score_clients", keep)
     evaluate(begun)
 
-    expected = load_adapter(home / "translated").tensors
+    expected = load_adapter(client / "translated").tensors
     assert all(torch.equal(scored[0][name], expected[name]) for name in expected)
 
 
 def test_the_public_fine_tune_does_not_follow_the_ceilings_recipe(
-    exact: Path, begun: EvaluationArguments, tmp_path: Path
+    exact: Path, begun: EvaluationArguments, home: Path
 ) -> None:
-    arguments = replace(begun, output_dir=str(tmp_path / "other"), target_recipe=RECIPE | {"num_steps": 1})
+    arguments = replace(begun, output_dir=str(home / "other"), target_recipe=RECIPE | {"num_steps": 1})
 
     evaluate(arguments)
 
     def weights(folder: Path) -> bytes:
         return (folder / "adapter_model.safetensors").read_bytes()
 
-    assert weights(tmp_path / "other" / "public_finetune") == weights(exact / "public_finetune")
-    ceilings = [tmp_path / name / "clients" / "000-t" / "ceiling" for name in ("other", "evaluation")]
+    assert weights(home / "other" / "public_finetune") == weights(exact / "public_finetune")
+    ceilings = [home / name / "clients" / "000-t" / "ceiling" for name in ("other", "evaluation")]
     assert weights(ceilings[0]) != weights(ceilings[1])
 
 
 def test_seconds_are_added_up_over_interruptions(
-    begun: EvaluationArguments, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    begun: EvaluationArguments, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    file = tmp_path / "evaluation" / "seconds.json"
-    assert json.loads(file.read_text()) == report_of(tmp_path / "evaluation")["seconds"]
+    file = home / "evaluation" / "seconds.json"
+    assert json.loads(file.read_text()) == report_of(home / "evaluation")["seconds"]
     file.write_text('{"fine_tuning": 1000.0, "scoring": 10.0}')
 
     def interrupted(*_args: object, **_options: object) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from gradtx_hf.cli.main import main
-from gradtx_hf.errors import ConfigurationError, OutputExistsError
+from gradtx_hf.errors import ConfigurationError, DataError, OutputExistsError
 from gradtx_hf.evaluation import ClientScores, Report
 from gradtx_hf.evaluation.needs import NEEDS
 from gradtx_hf.finetuning import load_samples
@@ -18,8 +18,9 @@ from gradtx_hf.studies.baseline_clients import BaselineSettings, Kind, baseline_
 from gradtx_hf.studies.baseline_methods import CLIENT_FILE
 from gradtx_hf.studies.baseline_results import BaselinesReport, DecodingCost
 from gradtx_hf.studies.baselines import run_baselines_study
-from gradtx_hf.studies.baselines_markdown import steps_saved, verdict
+from gradtx_hf.studies.baselines_markdown import methods_table, steps_saved, verdict
 from gradtx_hf.studies.cells import World
+from gradtx_hf.studies.readme_results import keep_baselines, render_results
 from tests.studies.toy import RECIPE
 
 
@@ -56,6 +57,7 @@ def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_every_method_is_scored_on_every_client_with_what_it_needs(output: Path) -> None:
     values = json.loads((output / "report.json").read_text())
     text = (output / "report.md").read_text()
@@ -70,6 +72,28 @@ def test_every_method_is_scored_on_every_client_with_what_it_needs(output: Path)
     assert (output / "report.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
+def test_what_is_kept_is_what_was_found_and_the_readme_shows_it(output: Path, tmp_path: Path) -> None:
+    kept = keep_baselines(output, root=tmp_path)
+
+    values = json.loads((output / "report.json").read_text())
+    assert json.loads(kept.read_text()) == values | {"command": ""}
+    readme = render_results("<!-- baselines -->\nold\n<!-- end baselines -->\n", root=tmp_path)
+    assert "old" not in readme
+    assert methods_table(BaselinesReport.load(output)) in readme
+    assert readme.count("\n> ") == 2  # a verdict of each group
+
+
+@pytest.mark.slow
+def test_another_report_is_none_of_this_study(output: Path, tmp_path: Path) -> None:
+    values = json.loads((output / "report.json").read_text())
+    (tmp_path / "report.json").write_text(json.dumps({k: v for k, v in values.items() if k != "decoding"}))
+
+    with pytest.raises(DataError, match="is none of study baselines: it lacks decoding or curves"):
+        BaselinesReport.load(tmp_path)
+
+
+@pytest.mark.slow
 def test_a_finished_study_is_not_run_again_and_other_settings_are_refused(output: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in output.glob(f"seed-0/*/{CLIENT_FILE}")}
     values = json.loads((output / "report.json").read_text())

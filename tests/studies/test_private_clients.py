@@ -97,6 +97,7 @@ def client_set(folder: Path, cell: Cell) -> ClientSet:
     )
 
 
+@pytest.mark.slow
 def test_clients_of_one_rule_are_one_row_and_share_a_ceiling(finished: Path) -> None:
     values = json.loads((finished / "report.json").read_text())
 
@@ -107,6 +108,7 @@ def test_clients_of_one_rule_are_one_row_and_share_a_ceiling(finished: Path) -> 
     assert len(list(client_set(finished, TEAMS.cells[0]).ceilings.glob("0*"))) == 2
 
 
+@pytest.mark.slow
 def test_cells_that_aggregate_otherwise_share_adapters_and_ceilings(finished: Path) -> None:
     home = finished / "seed-0"
 
@@ -117,6 +119,7 @@ def test_cells_that_aggregate_otherwise_share_adapters_and_ceilings(finished: Pa
     assert len(list((home / "stores").iterdir())) == 2
 
 
+@pytest.mark.slow
 def test_what_is_translated_is_the_aggregate_of_the_members(finished: Path) -> None:
     clients = client_set(finished, TEAMS.cells[1])
     start = load_adapter(clients.init("source"))
@@ -130,6 +133,7 @@ def test_what_is_translated_is_the_aggregate_of_the_members(finished: Path) -> N
             assert float((tensor - start.tensors[name] - moved).abs().max()) < 1e-6
 
 
+@pytest.mark.slow
 def test_private_clients_say_what_they_spent_and_the_ledger_is_not_beside_it(finished: Path) -> None:
     homes = client_set(finished, TEAMS.cells[2]).homes
 
@@ -140,6 +144,7 @@ def test_private_clients_say_what_they_spent_and_the_ledger_is_not_beside_it(fin
         assert not (home / "ledger.json").exists()
 
 
+@pytest.mark.slow
 def test_noisy_shadow_runs_are_in_the_plan_and_in_what_the_translator_declares(finished: Path) -> None:
     place = Place(finished, 0)
     cell = TEAMS.cell("noisy_shadows")
@@ -152,6 +157,7 @@ def test_noisy_shadow_runs_are_in_the_plan_and_in_what_the_translator_declares(f
     assert not (noisy.read("source", 0) == plain.read("source", 0)).all()
 
 
+@pytest.mark.slow
 def test_the_report_has_the_controls_of_each_cell_and_the_curves(finished: Path) -> None:
     text = (finished / "report.md").read_text()
 
@@ -163,6 +169,7 @@ def test_the_report_has_the_controls_of_each_cell_and_the_curves(finished: Path)
     assert cells[0]["changes"]["clients"] == TEAM
 
 
+@pytest.mark.slow
 def test_the_readmes_curve_has_the_source_client_and_every_series_by_place(finished: Path, tmp_path: Path) -> None:
     keep_cells(finished, root=tmp_path)
 
@@ -176,6 +183,7 @@ def test_the_readmes_curve_has_the_source_client_and_every_series_by_place(finis
     assert "old" not in text
 
 
+@pytest.mark.slow
 def test_a_finished_study_of_private_clients_is_not_done_again(finished: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in (finished / "seed-0").rglob("*.safetensors")}
 
@@ -225,6 +233,7 @@ def test_a_mixture_has_the_shares_that_its_name_says(tmp_path: Path) -> None:
         assert hits / len(rows) == pytest.approx(float(share.rstrip("%")) / 100, abs=0.011)
 
 
+@pytest.mark.slow
 def test_clients_of_several_rules_are_scored_each_on_its_own_lines(finished: Path) -> None:
     place = Place(finished, 0)
     own_tasks, mixtures = (read_result(TEAMS, cell, place) for cell in TEAMS.cells[-2:])

@@ -9,16 +9,17 @@ import pytest
 import torch
 
 from gradtx_hf.curation import curate
-from gradtx_hf.evaluation.fine_tuning import FineTuningJob, perform_fine_tuning
+from gradtx_hf.evaluation import fine_tuning
+from gradtx_hf.evaluation.fine_tuning import (
+    FineTuningJob,
+    FineTuningPack,
+    pack_jobs,
+    perform_fine_tuning,
+    perform_pack,
+)
 from gradtx_hf.finetuning import FineTuningRecipe, PrivacySettings, Sample
 from gradtx_hf.lora import load_adapter
 from gradtx_hf.playground import Rule
-from gradtx_hf.studies.client_runs import (
-    MOST_AT_ONCE,
-    ClientPack,
-    pack_client_runs,
-    perform_client_pack,
-)
 from gradtx_hf.studies.world import Place, curation_arguments, lines_file
 from tests.studies.toy import RECIPE, TOY
 
@@ -33,12 +34,12 @@ def run(number: int, *, init: str = "source_init", rule: str = "a", seed: int = 
 
 
 def test_runs_of_one_start_and_recipe_go_together_but_not_too_many() -> None:
-    sources = [run(n) for n in range(MOST_AT_ONCE + 1)]
+    sources = [run(n) for n in range(7)]
     targets = [run(n, init="target_init") for n in (20, 21)]
 
-    packs = pack_client_runs([*sources, *targets])
+    packs = pack_jobs([*sources, *targets], most_at_once=6)
 
-    assert [len(pack.jobs) for pack in packs] == [MOST_AT_ONCE, 1, 2]
+    assert [len(pack.jobs) for pack in packs] == [6, 1, 2]
     assert [item for pack in packs for item in pack.jobs] == [*sources, *targets]
 
 
@@ -48,7 +49,18 @@ def test_private_runs_those_in_parts_and_the_public_one_go_alone() -> None:
     in_parts = [replace(run(n), recipe=parts) for n in (2, 3)]
     public = [replace(run(n), samples=None) for n in (4, 5)]
 
-    assert [len(pack.jobs) for pack in pack_client_runs([*private, *in_parts, *public])] == [1] * 6
+    assert [len(pack.jobs) for pack in pack_jobs([*private, *in_parts, *public], most_at_once=6)] == [1] * 6
+
+
+def test_adapters_that_are_there_are_not_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    jobs = [replace(run(n), output_dir=str(tmp_path / str(n))) for n in range(4)]
+    (tmp_path / "1").mkdir()
+    packs: list[FineTuningPack] = []
+    monkeypatch.setattr(fine_tuning, "perform_pack", packs.append)
+
+    fine_tuning.perform_missing(jobs, most_at_once=2, num_workers=1)
+
+    assert [pack.jobs for pack in packs] == [(jobs[0], jobs[2]), (jobs[3],)]
 
 
 @pytest.mark.parametrize("side", ["source", "target"])
@@ -64,7 +76,7 @@ def test_an_adapter_of_a_pack_is_the_one_of_its_run_alone(side: str, tmp_path: P
         for n, path in enumerate(paths)
     ]
 
-    perform_client_pack(ClientPack(tuple(runs)))
+    perform_pack(FineTuningPack(tuple(runs)))
 
     for n, item in enumerate(runs):
         perform_fine_tuning(replace(item, output_dir=str(tmp_path / f"alone-{n}")))

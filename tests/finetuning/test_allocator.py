@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from gradtx_hf.training import allocator
+from gradtx_hf.finetuning import allocator
 
 
 COUNT_FAULTS = """
