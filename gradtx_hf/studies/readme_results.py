@@ -57,10 +57,7 @@ def keep_report(name: str, folder: Path, *, root: Path) -> Path:
     values = Report.load(folder).to_json()
     values["config"] = {key: value for key, value in values["config"].items() if key not in PATH_KEYS}
     values["command"] = ""
-    path = root / RESULTS_FOLDER / f"{name}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, values)
-    return path
+    return _keep(root / RESULTS_FOLDER / f"{name}.json", values)
 
 
 def keep_cells(folder: Path, *, root: Path) -> Path:
@@ -75,11 +72,9 @@ def keep_cells(folder: Path, *, root: Path) -> Path:
     """
     report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
     study = report["config"]["study"]
-    path = root / CELLS_FOLDER / f"{study['name']}.json"
-    cells = [_kept_cell(cell) for cell in report["cells"]]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, {"study": study, "cells": cells, "seconds": report["seconds"], "versions": report["versions"]})
-    return path
+    kept = {"study": study, "cells": [_kept_cell(cell) for cell in report["cells"]]}
+    kept |= {name: report[name] for name in ("seconds", "versions")}
+    return _keep(root / CELLS_FOLDER / f"{study['name']}.json", kept)
 
 
 def keep_baselines(folder: Path, *, root: Path) -> Path:
@@ -92,9 +87,12 @@ def keep_baselines(folder: Path, *, root: Path) -> Path:
     Returns:
         The file written.
     """
-    path = root / BASELINES_FILE
+    return _keep(root / BASELINES_FILE, BaselinesReport.load(folder).to_json() | {"command": ""})
+
+
+def _keep(path: Path, values: Mapping[str, Any]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, BaselinesReport.load(folder).to_json() | {"command": ""})
+    write_json(path, values)
     return path
 
 

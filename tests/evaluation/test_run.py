@@ -434,6 +434,7 @@ REFUSED: dict[str, tuple[type[GradTxError], Any]] = {
     "got no clients": (ConfigurationError, lambda f: {"clients": []}),
     "got metric 'rouge'": (ConfigurationError, lambda f: {"metric": "rouge"}),
     "got batch_size=0": (ConfigurationError, lambda f: {"batch_size": 0}),
+    "got pack=0": (ConfigurationError, lambda f: {"pack": 0}),
     "recipe lacks 'batch_size'": (ConfigurationError, lambda f: {"source_recipe": {"num_steps": 4}}),
     "is no translator": (MissingFileError, lambda f: {"translator": str(story().store)}),
     "is no update store": (StoreError, lambda f: {"store": str(story().translator)}),
