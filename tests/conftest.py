@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import gc
 import os
 import shutil
 import socket
@@ -54,6 +55,11 @@ def _start_hub() -> HubServer:
 
 HUB = _start_hub()
 atexit.register(HUB.stop)
+
+
+def pytest_collection_finish() -> None:
+    """Leave what was imported out of garbage collection, which accelerate asks for at the start of every training."""
+    gc.freeze()
 
 
 @pytest.fixture

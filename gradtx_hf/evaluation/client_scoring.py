@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from gradtx_hf.evaluation.arguments import ClientData, EvaluationArguments
 from gradtx_hf.evaluation.client_scores import ClientScores
@@ -11,7 +12,7 @@ from gradtx_hf.evaluation.controls import State
 from gradtx_hf.evaluation.inputs import TEST_SEED
 from gradtx_hf.evaluation.method_adapters import proxy_tuned
 from gradtx_hf.evaluation.methods import TRANSLATED
-from gradtx_hf.evaluation.scoring import Scored, ScoringSettings, score, score_states
+from gradtx_hf.evaluation.scoring import Scored, Scorer, ScoringSettings, score
 from gradtx_hf.finetuning import Sample, load_samples
 from gradtx_hf.finetuning.pool import one_thread, run_jobs
 from gradtx_hf.updates.store import Side
@@ -36,11 +37,17 @@ class ScoringJob:
     proxies: Mapping[str, str] = field(default_factory=dict)
 
 
+@lru_cache(maxsize=2)
+def _scorer(init: str) -> Scorer:
+    """Load a side's model once for all jobs of this process."""
+    return Scorer(init)
+
+
 def perform_scoring(job: ScoringJob) -> dict[str, Scored]:
     """Score every method of one job."""
     with one_thread():
         examples = load_samples(job.samples, seed=TEST_SEED)
-        scored = score_states(job.init, job.states, examples, settings=job.settings)
+        scored = _scorer(job.init).score(job.states, examples, settings=job.settings)
         for name, adapter in job.proxies.items():
             model, tokenizer = proxy_tuned(adapter, job.init)
             scored[name] = score(model, tokenizer, examples, settings=job.settings)
@@ -80,8 +87,11 @@ def score_clients(
             jobs.append(ScoringJob(inits["target"], methods, member.test, settings, decoding))
             jobs.append(ScoringJob(inits["source"], source_state, member.test, settings))
     scored: list[dict[str, Scored]] = [{} for _ in members]
-    for index, found in run_jobs(perform_scoring, jobs, num_workers=arguments.num_workers, description="scoring"):
-        scored[index // 2] |= found
+    try:
+        for index, found in run_jobs(perform_scoring, jobs, num_workers=arguments.num_workers, description="scoring"):
+            scored[index // 2] |= found
+    finally:
+        _scorer.cache_clear()
     return [
         ClientScores(
             member.task,

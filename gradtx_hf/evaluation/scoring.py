@@ -86,32 +86,36 @@ class Scored:
     test_set: str | None = None
 
 
-def score_states(
-    init: str,
-    states: Mapping[str, Mapping[str, Tensor]],
-    examples: Dataset,
-    *,
-    settings: ScoringSettings,
-) -> dict[str, Scored]:
-    """Score a base model with several adapters of one layout, one after the other.
+class Scorer:
+    """A base model that adapters of one layout are scored on, one after the other.
 
     Args:
         init: Folder of an adapter of that layout, which names the base model.
-        states: Method name to factors by name.
-        examples: Held-out examples with the metric's columns.
-        settings: What is measured.
-
-    Returns:
-        Method name to what it scores.
     """
-    adapter = load_adapter(init)
-    language_model, tokenizer = load_language_model(adapter.base_model, revision=adapter.config.revision)
-    model = PeftModel.from_pretrained(language_model, init)
-    scores = {}
-    for method, state in states.items():
-        reset_adapter(model, state)
-        scores[method] = score(model, tokenizer, examples, settings=settings)
-    return scores
+
+    def __init__(self, init: str) -> None:
+        adapter = load_adapter(init)
+        language_model, self._tokenizer = load_language_model(adapter.base_model, revision=adapter.config.revision)
+        self._model = PeftModel.from_pretrained(language_model, init)
+
+    def score(
+        self, states: Mapping[str, Mapping[str, Tensor]], examples: Dataset, *, settings: ScoringSettings
+    ) -> dict[str, Scored]:
+        """Score several adapters.
+
+        Args:
+            states: Method name to factors by name.
+            examples: Held-out examples with the metric's columns.
+            settings: What is measured.
+
+        Returns:
+            Method name to what it scores.
+        """
+        scores = {}
+        for method, state in states.items():
+            reset_adapter(self._model, state)
+            scores[method] = score(self._model, self._tokenizer, examples, settings=settings)
+        return scores
 
 
 def score(

@@ -30,7 +30,7 @@ from gradtx_hf.evaluation.method_settings import (
     WEAK_MODEL,
 )
 from gradtx_hf.evaluation.methods import CEILING, SOURCE_CLIENT, TARGET_UNTOUCHED, TRANSLATED
-from gradtx_hf.evaluation.scoring import Scored, score, score_states
+from gradtx_hf.evaluation.scoring import Scored, Scorer, score
 from gradtx_hf.finetuning import load_samples
 from gradtx_hf.finetuning.public_data import pooled_public_examples
 from gradtx_hf.lora import Adapter, load_adapter
@@ -154,23 +154,19 @@ def _score(
     names = [*MADE_TOGETHER, *STARTS, *WEAK_METHODS, *PUBLIC_WEAK_METHODS, CEILING]
     states = {name: load_adapter(client.home / name).tensors for name in names}
     states[PUBLIC_FINETUNE] = load_adapter(job.public_finetune).tensors
-    scored = score_states(inits["target"], states, tests, settings=SCORING)
+    target = Scorer(inits["target"])
+    scored = target.score(states, tests, settings=SCORING)
     own = {name: load_adapter(client.home / name).tensors for name in (SOURCE_CLIENT, SOURCE_BEST)}
-    scored |= score_states(inits["source"], own, tests, settings=SCORING)
+    scored |= Scorer(inits["source"]).score(own, tests, settings=SCORING)
     for name, adapter in PROXIES.items():
         proxy, tokenizer = proxy_tuned(client.home / adapter, inits["target"])
         scored[name] = score(proxy, tokenizer, tests, settings=SCORING)
     few = tests.select(range(min(settings.num_curve_lines, len(tests))))
-    curve = {
-        name: {
-            step: scored_step.score
-            for step, scored_step in score_states(
-                inits["target"], {str(step): state for step, state in by_step.items()}, few, settings=SCORING
-            ).items()
-        }
-        for name, by_step in curves.items()
-    }
-    return scored, {name: {int(step): value for step, value in by.items()} for name, by in curve.items()}
+    curve: dict[str, dict[int, float]] = {}
+    for name, by_step in curves.items():
+        found = target.score({str(step): state for step, state in by_step.items()}, few, settings=SCORING)
+        curve[name] = {int(step): scored_step.score for step, scored_step in found.items()}
+    return scored, curve
 
 
 def _init_path(side: str) -> Path:

@@ -15,11 +15,12 @@ from statistics import fmean
 from typing import Any
 
 from gradtx_hf.evaluation import ClientScores
-from gradtx_hf.evaluation.client_scoring import ScoringJob, perform_scoring
 from gradtx_hf.evaluation.controls import State, num_target_runs, partners, target_states
+from gradtx_hf.evaluation.inputs import TEST_SEED
 from gradtx_hf.evaluation.methods import CEILING, SOURCE_CLIENT, TARGET_UNTOUCHED, TRANSLATED
-from gradtx_hf.evaluation.scoring import ScoringSettings
-from gradtx_hf.finetuning import Sample
+from gradtx_hf.evaluation.scoring import Scorer, ScoringSettings
+from gradtx_hf.finetuning import load_samples
+from gradtx_hf.finetuning.pool import one_thread
 from gradtx_hf.lora import Adapter, load_adapter
 from gradtx_hf.output import write_json
 from gradtx_hf.studies.client_sets import ClientSet, aligned_states, noisy_states, team_states
@@ -47,10 +48,11 @@ def score_constants(clients: ClientSet) -> None:
     made = target_states(inits, store, start, translated=[{}], shuffled=[None])[0]
     constant = {name: made[name] for name in (TARGET_UNTOUCHED, SHADOW_MEAN) if name in made}
     constant[PUBLIC_FINETUNE] = dict(load_adapter(clients.public_finetune).tensors)
+    target = _scorer(clients, "target")
     scored = []
     for team in clients.teams:
         methods = {**constant, CEILING: dict(load_adapter(clients.ceiling(team)).tensors)}
-        scored += [_score(clients, row, methods, side="target") for row in team.rows]
+        scored += [_score(clients, target, row, methods) for row in team.rows]
     _write_scores(clients.ceilings, scored, num_target_runs(store))
 
 
@@ -66,14 +68,15 @@ def score_controls(clients: ClientSet) -> None:
         translated=[{} for _ in merged_states],
         shuffled=[None for _ in merged_states],
     )
+    source, target = _scorer(clients, "source"), _scorer(clients, "target")
     scored = []
-    for team, methods, source in zip(clients.teams, made, merged_states, strict=True):
+    for team, methods, merged_source in zip(clients.teams, made, merged_states, strict=True):
         reading = {name: state for name, state in methods.items() if name not in NOT_READING}
         for row in team.rows:
-            scores = _mean([_score(clients, (i,), {SOURCE_CLIENT: aligned[i]}, side="source") for i in row])
+            scores = _mean([_score(clients, source, (i,), {SOURCE_CLIENT: aligned[i]}) for i in row])
             if clients.num_members > 1:
-                scores = merged(scores, _score(clients, row, {SOURCE_AGGREGATE: source}, side="source"))
-            scored.append(merged(scores, _score(clients, row, reading, side="target")))
+                scores = merged(scores, _score(clients, source, row, {SOURCE_AGGREGATE: merged_source}))
+            scored.append(merged(scores, _score(clients, target, row, reading)))
     _write_scores(clients.folder, scored, num_target_runs(store))
 
 
@@ -96,10 +99,11 @@ def score_translator(clients: ClientSet, translator: PeftTranslator, *, noise: f
         [" ".join(data[i].task for i in team.members) for team in teams],
         [data[team.members[0]].seen for team in teams],
     )
+    target = _scorer(clients, "target")
     scored = []
     for team, own, partner in zip(teams, translated, shuffled, strict=True):
         methods = {TRANSLATED: own} | ({} if partner is None else {SHUFFLED_INPUT: translated[partner]})
-        scored += [_score(clients, row, methods, side="target") for row in team.rows]
+        scored += [_score(clients, target, row, methods) for row in team.rows]
     return scored
 
 
@@ -176,12 +180,17 @@ def _mean_of(scores: Iterable[float | None]) -> float | None:
     return fmean(found) if found else None
 
 
-def _score(clients: ClientSet, row: Sequence[int], states: Mapping[str, State], *, side: Side) -> ClientScores:
+def _scorer(clients: ClientSet, side: Side) -> Scorer:
+    return Scorer(str(clients.init(side)))
+
+
+def _score(clients: ClientSet, scorer: Scorer, row: Sequence[int], states: Mapping[str, State]) -> ClientScores:
     """Score adapters on the test lines of clients with one task."""
     data = clients.data
     first = data[row[0]]
-    tests: tuple[Sample, ...] = tuple(sample for i in row for sample in data[i].test)
-    scored = perform_scoring(ScoringJob(str(clients.init(side)), dict(states), tests, SCORING))
+    tests = load_samples([sample for i in row for sample in data[i].test], seed=TEST_SEED)
+    with one_thread():
+        scored = scorer.score(states, tests, settings=SCORING)
     return ClientScores(
         first.task,
         first.seen,

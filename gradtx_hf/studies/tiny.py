@@ -21,8 +21,10 @@ WARNING = "A dry run: a few rules, rows and steps. No number here means anything
 RECIPE: dict[str, Any] = {"num_steps": 2, "warmup_steps": 0, "batch_size": 2, "learning_rate": 5e-3, "max_length": 32}
 MOST_OF_WORLD = {"num_rules": 6, "runs_per_rule": 1, "samples_per_set": 4, "num_snapshots": 2, "num_target_runs": 3}
 MOST_OF_CLIENTS = {
-    "num_seen": 3,
-    "num_unseen": 3,
+    "num_seen": 2,
+    "num_unseen": 1,
+    "num_members": 2,
+    "num_mixed_rules": 2,
     "num_private_lines": 8,
     "num_parts": 2,
     "num_test_lines": 2,
@@ -127,6 +129,9 @@ def _tiny_cell(cell: Cell) -> Cell:
     clients = {name: _at_most(value, MOST_OF_CLIENTS.get(name, value)) for name, value in cell.clients.items()}
     if "source_recipe" in clients:
         clients["source_recipe"] = _tiny_recipe(clients["source_recipe"])
+    together = clients.get("num_mixed_rules", clients.get("num_members") if clients.get("has_own_tasks") else None)
+    if together is not None:  # rules that go into one translation
+        clients |= {"num_seen": together, "num_unseen": together}
     return replace(cell, world=world, clients=clients, training={**cell.training, **_given(cell.training)})
 
 

@@ -227,6 +227,7 @@ def test_wrong_usage_ends_with_2(gradtx: Run, arguments: list[str]) -> None:
     assert "usage: gradtx" in done.err
 
 
+@pytest.mark.slow
 def test_help_of_a_new_process_imports_no_heavy_library() -> None:
     code = (
         "import sys\n"
@@ -242,6 +243,7 @@ def test_help_of_a_new_process_imports_no_heavy_library() -> None:
     assert (done.returncode, done.stderr) == (0, "[]\n")
 
 
+@pytest.mark.slow
 def test_a_refusal_in_a_new_process_is_one_line_and_ends_with_1(tmp_path: Path) -> None:
     done = in_new_process("inspect", tmp_path / "nothing" / "here", GRADTX_DEBUG="0")
 
@@ -327,6 +329,7 @@ def test_an_unforeseen_error_is_one_line_too(
     assert gradtx("inspect", "x").error == line
 
 
+@pytest.mark.slow
 def test_a_reader_that_has_had_enough_is_no_error() -> None:
     command = f"{sys.executable} -m gradtx_hf.cli.main inspect {story().client} | true"
 

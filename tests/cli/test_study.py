@@ -44,6 +44,7 @@ def test_a_plan_shows_the_cells_and_writes_nothing(gradtx: Gradtx, tmp_path: Pat
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_it_runs_cells_and_says_what_to_run_next_and_ends_with_status_1_where_one_fails(
     gradtx: Gradtx, tmp_path: Path
 ) -> None:

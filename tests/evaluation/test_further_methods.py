@@ -93,6 +93,7 @@ def test_weak_labels_are_of_the_half_that_the_weak_model_did_not_learn(folder: P
     assert all(torch.equal(made[name], written[name]) for name in written)
 
 
+@pytest.mark.slow
 def test_adapters_that_are_there_are_not_made_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = {name: time for name, time in listing(folder).items() if name.startswith("clients")}
     monkeypatch.setattr(further_methods, "train_methods", None)
@@ -153,6 +154,7 @@ def test_a_method_that_fails_on_a_client_is_left_out_with_the_reason(
     assert all("distilled" in client["scores"] and "w2s" not in client["scores"] for client in report["clients"])
 
 
+@pytest.mark.slow
 def test_several_members_label_their_own_rows(tmp_path: Path) -> None:
     path = str(story().data(RULES[0]))
     parts = ("train[:8]", "train[8:10]", "train[12:20]", "train[20:]")

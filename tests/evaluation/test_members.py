@@ -90,6 +90,7 @@ def test_members_adapters_are_taken_over(folder: Path, tmp_path: Path) -> None:
         assert now.scores["source_client"] == before["scores"]["source_client"]
 
 
+@pytest.mark.slow
 def test_private_clients_state_what_they_spent(tmp_path: Path) -> None:
     privacy = {"noise_multiplier": 1.0, "delta": 1e-3}
     folder = tmp_path / "private"

@@ -88,6 +88,7 @@ def test_data_are_known_by_their_rows_and_an_earlier_evaluation_may_have_more(
     assert sorted(path.name for path in (tmp_path / "later" / "clients").iterdir()) == ["000-identity+1"]
 
 
+@pytest.mark.slow
 def test_an_adapter_that_the_earlier_evaluation_lacks_is_fine_tuned_here(
     earlier: EvaluationArguments, fine_tuned: list[str], tmp_path: Path
 ) -> None:

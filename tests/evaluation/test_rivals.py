@@ -63,6 +63,7 @@ def test_a_rival_is_scored_with_its_own_adapters(arguments: EvaluationArguments,
         assert all(torch.equal(written[name], expected[name]) for name in written)
 
 
+@pytest.mark.slow
 def test_rivals_adapters_that_are_there_are_kept_and_those_of_a_changed_rival_are_not(
     arguments: EvaluationArguments, tmp_path: Path
 ) -> None:

@@ -7,6 +7,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 import torch
@@ -157,6 +158,7 @@ def test_methods_are_scored_with_their_own_adapters(texts: Path) -> None:
     assert len({round(score, 3) for score in measured.values()}) == len(measured)
 
 
+@pytest.mark.slow
 def test_an_evaluation_that_is_there_is_not_trained_again(tmp_path: Path) -> None:
     arguments = make_arguments(tmp_path / "evaluation", clients=make_arguments(tmp_path).clients[:2])
     evaluate(arguments)
@@ -201,9 +203,14 @@ def test_jobs_use_one_thread_in_whichever_process(
     job: str, exact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     threads = []
+
+    def noted(*_args: object, **_options: object) -> MagicMock:
+        threads.append(torch.get_num_threads())
+        return MagicMock()
+
     samples = make_arguments(tmp_path).client_data()[0].train
-    for module, name in ((fine_tuning, "fine_tune_client"), (client_scoring, "score_states")):
-        monkeypatch.setattr(module, name, lambda *_args, **_options: threads.append(torch.get_num_threads()))
+    for module, name in ((fine_tuning, "fine_tune_client"), (client_scoring, "_scorer")):
+        monkeypatch.setattr(module, name, noted)
     torch.set_num_threads(2)
 
     try:
@@ -471,13 +478,19 @@ def test_a_store_of_other_modules_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("num_target_runs", "absent", "line"),
     [
-        (
+        pytest.param(
             0,
             {"shadow_mean", "nearest_shadow", "ridge"},
             "Mean shadow, nearest shadow and ridge are left out: the store has no target run.",
+            marks=pytest.mark.slow,
         ),
         (1, {"ridge"}, "Mean shadow and nearest shadow rest on the 1 target run of the store, too few for ridge."),
-        (2, set(), "Mean shadow, nearest shadow and ridge rest on the 2 target runs of the store."),
+        pytest.param(
+            2,
+            set(),
+            "Mean shadow, nearest shadow and ridge rest on the 2 target runs of the store.",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_controls_rest_on_the_target_runs_that_there_are(

@@ -101,6 +101,7 @@ def test_the_clients_script_does_not_need_this_package() -> None:
     assert not [line for line in text.splitlines() if line.startswith(("import gradtx_hf", "from gradtx_hf"))]
 
 
+@pytest.mark.slow
 def test_the_papers_recipe_runs_at_toy_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = tiny_qwen(tmp_path / "source", hidden_size=16, num_layers=2)
     target = tiny_qwen(tmp_path / "target", hidden_size=32, num_layers=3)
@@ -152,6 +153,7 @@ def test_the_papers_recipe_runs_at_toy_size(tmp_path: Path, monkeypatch: pytest.
     assert AutoModelForCausalLM.from_pretrained(run / "translated").config.hidden_size == 32
 
 
+@pytest.mark.slow
 def test_the_real_text_recipe_runs_at_toy_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lines = make_lines(list(split_rules("small", seed=0).seen), 400, seed=0)
     texts = [line["prompt"] + line["completion"] for line in lines]
@@ -221,6 +223,7 @@ def test_public_private_and_held_out_sentences_do_not_overlap() -> None:
     assert sorted(row for part in parts.values() for row in part) == rows
 
 
+@pytest.mark.slow
 def test_the_conventions_recipe_runs_at_toy_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipes, models, run = EXAMPLES / "conventions", tmp_path / "models", tmp_path / "run"
     models.mkdir()

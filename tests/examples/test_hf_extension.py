@@ -9,6 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from gradtx_hf.cli.main import COMMANDS
 
 
@@ -21,6 +23,7 @@ def run(*command: object, home: Path, path: str) -> subprocess.CompletedProcess[
     return subprocess.run([*map(str, command)], env=environment, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 def test_hf_gradtx_runs_gradtx_with_its_arguments_and_status(tmp_path: Path) -> None:
     installed = tmp_path / ".local" / "share" / "hf" / "extensions" / "hf-gradtx"
     shutil.copytree(EXTENSION, installed)

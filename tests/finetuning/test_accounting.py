@@ -57,6 +57,7 @@ def test_epsilon_agrees_with_googles_accountant_on_a_grid(run: NoisySteps, delta
     assert_agrees([run], delta)
 
 
+@pytest.mark.slow
 def test_several_runs_compose_to_less_than_their_sum() -> None:
     runs = [NoisySteps(1.0, 0.01, 500), NoisySteps(2.0, 0.1, 100), NoisySteps(0.8, 0.02, 50)]
 

@@ -1,18 +1,22 @@
 from __future__ import annotations
 
-import subprocess
-import sys
+import importlib.util
+import runpy
+
+import pytest
+
+import gradtx_hf.finetuning
+from gradtx_hf.errors import MissingExtraError
 
 
-def test_missing_extra_is_named_with_the_command_that_installs_it() -> None:
-    code = (
-        "import importlib.util as util\n"
-        "find_spec = util.find_spec\n"
-        "util.find_spec = lambda name, *rest: None if name == 'trl' else find_spec(name, *rest)\n"
-        "import gradtx_hf.finetuning\n"
+def test_missing_extra_is_named_with_the_command_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *rest: None if name == "trl" else find_spec(name, *rest)
     )
 
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    with pytest.raises(MissingExtraError) as caught:
+        runpy.run_path(gradtx_hf.finetuning.__file__)
 
-    expected = 'MissingExtraError: gradtx_hf.finetuning needs trl. Install it with: pip install "gradtx-hf[train]"'
-    assert done.stderr.strip().splitlines()[-1].endswith(expected)
+    expected = 'gradtx_hf.finetuning needs trl. Install it with: pip install "gradtx-hf[train]"'
+    assert str(caught.value) == expected

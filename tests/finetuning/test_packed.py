@@ -105,7 +105,11 @@ def largest_difference(first: Mapping[str, Tensor], second: Mapping[str, Tensor]
     ("num_rows", "changes"),
     [
         ((18, 18, 18), {}),
-        ((18, 18, 18), {"gradient_accumulation_steps": 2, "weight_decay": 0.3, "warmup_steps": 5}),
+        pytest.param(
+            (18, 18, 18),
+            {"gradient_accumulation_steps": 2, "weight_decay": 0.3, "warmup_steps": 5},
+            marks=pytest.mark.slow,
+        ),
         ((18, 6, 11), {"gradient_accumulation_steps": 2}),
         ((18, 18, 18), {"max_grad_norm": 0.0, "schedule": "constant"}),
     ],
@@ -274,7 +278,11 @@ def test_steps_are_shown_to_a_recorder(precise_model: GPT2LMHeadModel) -> None:
     assert not torch.equal(recorder.steps[2][1], last)
 
 
-@pytest.mark.parametrize("changes", [{}, {"gradient_accumulation_steps": 2}], ids=["plain", "accumulated"])
+@pytest.mark.parametrize(
+    "changes",
+    [{}, pytest.param({"gradient_accumulation_steps": 2}, marks=pytest.mark.slow)],
+    ids=["plain", "accumulated"],
+)
 def test_dropout_is_each_runs_own(precise_model: GPT2LMHeadModel, changes: dict[str, object]) -> None:
     runs = make_runs((18, 6, 11, 18))
     recipe = replace(RECIPE, num_steps=8, **changes)  # type: ignore[arg-type]

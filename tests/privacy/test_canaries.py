@@ -52,6 +52,7 @@ def texts(num_canaries: int) -> Dataset:
     return tokenize_examples(canaries, TOKENIZER, max_length=32)
 
 
+@pytest.mark.slow
 def test_a_sound_private_run_is_not_refuted() -> None:
     run = audit(confidence=1 - 1e-4)
 

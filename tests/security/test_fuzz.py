@@ -14,7 +14,7 @@ import pytest
 from tests.security.fuzzers import KINDS, Fuzzer, make_fuzzers
 
 
-QUICK_MUTANTS = {"adapter": 300, "translator": 50, "parts": 25, "auto": 50, "store": 150, "checkpoint": 150}
+QUICK_MUTANTS = {"adapter": 150, "translator": 25, "parts": 15, "auto": 25, "store": 75, "checkpoint": 75}
 ALL_MUTANTS = 10_000
 MOST_GROWTH_MB = 300
 

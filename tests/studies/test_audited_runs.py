@@ -23,6 +23,7 @@ TOY = AuditSettings(
 )
 
 
+@pytest.mark.slow
 def test_a_study_reports_every_run_and_goes_on_where_it_stopped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

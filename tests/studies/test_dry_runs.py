@@ -28,6 +28,7 @@ def test_every_cell_is_small_and_says_so(study: Study) -> None:
         assert training["d_model"] == TRAINING["d_model"]
 
 
+@pytest.mark.slow
 def test_a_cell_goes_its_whole_way(tmp_path: Path) -> None:
     study = find_runnable("decoding")
     outcome = study.run(tmp_path, Request(cells=study.cells[-1:], num_workers=1, is_dry_run=True))

@@ -120,6 +120,7 @@ def test_a_dry_run_keeps_architectures_and_tokenizers() -> None:
     assert named == {"source", "target", *(f"{name}_tiny" for name in OF_ITS_OWN_KIND)}
 
 
+@pytest.mark.slow
 def test_a_pair_of_two_architectures_and_two_tokenizers_goes_its_whole_way(tmp_path: Path) -> None:
     tiny = tiny_study(FAMILIES)
     world = {"source": "source_gpt2_tiny", "source_modules": ("c_attn",), "target": "target_pairs_tiny"}

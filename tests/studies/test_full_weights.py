@@ -32,6 +32,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_the_report_has_every_control_and_the_update_as_lora(folder: Path) -> None:
     report = Report.load(folder)
 
@@ -45,6 +46,7 @@ def test_the_report_has_every_control_and_the_update_as_lora(folder: Path) -> No
     assert set(report.seconds) == {"curation", "clients", "training", "scoring"}
 
 
+@pytest.mark.slow
 def test_a_lora_of_full_rank_does_what_the_weights_do(folder: Path) -> None:
     report = Report.load(folder)
 
@@ -55,6 +57,7 @@ def test_a_lora_of_full_rank_does_what_the_weights_do(folder: Path) -> None:
         assert nats["lora_of_rank_96"] == pytest.approx(nats["translated"], abs=1e-4)
 
 
+@pytest.mark.slow
 def test_tokens_are_differences_of_weights_layer_by_layer(folder: Path) -> None:
     store = UpdateStore.open(folder / "seed-0" / "store")
 
@@ -64,6 +67,7 @@ def test_tokens_are_differences_of_weights_layer_by_layer(folder: Path) -> None:
     assert float(store.read("source", 0)[-1].abs().max()) > 0
 
 
+@pytest.mark.slow
 def test_a_translated_update_can_be_added_to_the_targets_weights(folder: Path) -> None:
     run = SeedRun(settings(), Place(folder, 0))
     update = load_weights(run.update_file("translated", 0))
@@ -74,6 +78,7 @@ def test_a_translated_update_can_be_added_to_the_targets_weights(folder: Path) -
     assert all(bool(delta.isfinite().all()) for delta in update.values())
 
 
+@pytest.mark.slow
 def test_what_is_there_is_not_made_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = json.loads((folder / "report.json").read_text())
     monkeypatch.setattr(torch.optim.AdamW, "step", None)  # whoever trains fails
@@ -83,6 +88,7 @@ def test_what_is_there_is_not_made_again(folder: Path, monkeypatch: pytest.Monke
     assert [client.scores for client in again.clients] == [client["scores"] for client in before["clients"]]
 
 
+@pytest.mark.slow
 def test_a_folder_of_other_settings_and_no_seed_are_refused(folder: Path) -> None:
     with pytest.raises(OutputExistsError, match="one of other settings"):
         run_full_weights_study(folder, settings=replace(settings(), ranks=(1,)))

@@ -57,6 +57,7 @@ def values(output: Path) -> dict[str, object]:
     return read
 
 
+@pytest.mark.slow
 def test_every_kind_is_measured_and_shown(output: Path, values: dict) -> None:
     text = (output / "input_distance.md").read_text()
 
@@ -71,6 +72,7 @@ def test_every_kind_is_measured_and_shown(output: Path, values: dict) -> None:
     assert (output / "input_distance.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_warnings_and_auroc_follow_from_the_distances(values: dict) -> None:
     seen = values["kinds"]["seen"]["distances"]
 
@@ -81,6 +83,7 @@ def test_warnings_and_auroc_follow_from_the_distances(values: dict) -> None:
     assert values["warned_share"] == values["kinds"]["seen"]["num_warned"] / 6
 
 
+@pytest.mark.slow
 def test_adapters_from_another_start_are_refused_and_lie_off_the_map(values: dict) -> None:
     other_start, seen = (values["kinds"][name] for name in ("other_start", "seen"))
 
@@ -89,6 +92,7 @@ def test_adapters_from_another_start_are_refused_and_lie_off_the_map(values: dic
     assert min(other_start["distances"]) > max(seen["distances"])
 
 
+@pytest.mark.slow
 def test_changes_do_what_their_names_say(quickstart: Path) -> None:
     subject = open_quickstart(quickstart)
     numbers = {"seen": 2, "unseen": 2, "foreign": 2, "changed": 2}
@@ -115,6 +119,7 @@ def test_changes_do_what_their_names_say(quickstart: Path) -> None:
     assert updates["steps_4"][key].norm() > updates["seen"][key].norm() > updates["steps_quarter"][key].norm()
 
 
+@pytest.mark.slow
 def test_the_reference_is_no_shadow_set_and_no_client(quickstart: Path) -> None:
     subject = open_quickstart(quickstart)
     numbers = {"seen": 2, "unseen": 1, "foreign": 1, "changed": 1}
@@ -149,6 +154,7 @@ def test_an_unfinished_quickstart_is_refused(tmp_path: Path) -> None:
         study_input_distance(tmp_path, tmp_path / "study")
 
 
+@pytest.mark.slow
 def test_a_translator_without_an_input_distance_is_refused(quickstart: Path, tmp_path: Path) -> None:
     shutil.copytree(quickstart, tmp_path, dirs_exist_ok=True)
     (tmp_path / "translator" / "input_distance.safetensors").unlink()
@@ -157,6 +163,7 @@ def test_a_translator_without_an_input_distance_is_refused(quickstart: Path, tmp
         study_input_distance(tmp_path, tmp_path / "study")
 
 
+@pytest.mark.slow
 def test_an_output_folder_that_is_in_use_is_refused_at_once(quickstart: Path) -> None:
     with pytest.raises(OutputExistsError, match="not empty"):
         study_input_distance(quickstart, quickstart)

@@ -73,6 +73,7 @@ def test_the_adapters_beside_the_report_are_the_first_seen_clients(toy: Path) ->
         assert all((ours[key] == theirs[key]).all() for key in theirs)
 
 
+@pytest.mark.slow
 def test_a_finished_quickstart_is_not_done_again(toy: Path) -> None:
     before = (toy / "translator" / "model.safetensors").stat().st_mtime_ns
 

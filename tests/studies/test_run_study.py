@@ -151,6 +151,7 @@ def test_a_cell_that_was_not_run_says_so_with_its_command(copied: Path) -> None:
     assert "| Paper's (not run) |" in text
 
 
+@pytest.mark.slow
 def test_a_failing_cell_leaves_the_others_and_is_named(copied: Path) -> None:
     study = replace(TOY, cells=(Cell("broken", "Broken", training={"learning_rate": "fast"}), *TOY.cells))
     study = replace(study, cells=(*study.cells, Cell("longer", "Longer", training={"max_steps": 5})), main="functional")
@@ -163,6 +164,7 @@ def test_a_failing_cell_leaves_the_others_and_is_named(copied: Path) -> None:
     assert "- Broken: **failed**, seed 0: " in (copied / "report.md").read_text()
 
 
+@pytest.mark.slow
 def test_two_seeds_split_the_rules_anew_and_are_pooled(copied: Path) -> None:
     report = run_study(TOY, copied, cells=["functional"], num_seeds=2)
 
@@ -210,6 +212,7 @@ def test_wrong_options_are_refused_before_anything_is_written(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_study_along_an_axis_draws_lines_and_noise_shares_the_translator(tmp_path: Path) -> None:
     report = run_study(NOISY, tmp_path / "out")
 

@@ -47,6 +47,7 @@ def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_every_client_is_scored_beside_its_controls_and_measured(output: Path) -> None:
     values = json.loads((output / "report.json").read_text())
     text = (output / "report.md").read_text()
@@ -61,6 +62,7 @@ def test_every_client_is_scored_beside_its_controls_and_measured(output: Path) -
     assert (output / "report.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_a_finished_study_is_not_run_again(output: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in output.glob("seed-0/*/client.json")}
     values = json.loads((output / "report.json").read_text())
@@ -72,6 +74,7 @@ def test_a_finished_study_is_not_run_again(output: Path) -> None:
     assert again.to_json()["shift"] == values["shift"]
 
 
+@pytest.mark.slow
 def test_a_folder_of_other_settings_is_refused(output: Path) -> None:
     with pytest.raises(OutputExistsError, match="another study, or one of other settings"):
         run_shift_study(output, settings=replace(SETTINGS, num_test_lines=5))

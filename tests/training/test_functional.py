@@ -141,7 +141,7 @@ def test_recomputed_activations_give_the_same_gradient(target: FunctionalTarget)
     torch.testing.assert_close(gradients[1], gradients[0], atol=1e-6, rtol=1e-5)
 
 
-@pytest.mark.parametrize("decoding", ["autoregressive", "parallel"])
+@pytest.mark.parametrize("decoding", [pytest.param("autoregressive", marks=pytest.mark.slow), "parallel"])
 def test_training_lowers_the_loss_on_held_out_sets_and_leaves_the_target_alone(decoding: str, tmp_path: Path) -> None:
     before = {path: path.read_bytes() for path in Path(story().curation["target_model"]).iterdir()}
     train(arguments(tmp_path / "t", max_steps=80, eval_steps=80, save_steps=80, learning_rate=1e-2, decoding=decoding))

@@ -79,7 +79,7 @@ def same_weights(a: PeftTranslator, b: PeftTranslator) -> bool:
     "options",
     [
         {"objective": "functional"},
-        {"objective": "parameter", "mixing": 0.5, "partition": "projection"},
+        pytest.param({"objective": "parameter", "mixing": 0.5, "partition": "projection"}, marks=pytest.mark.slow),
     ],
 )
 def test_another_machine_goes_on_to_the_same_weights(
@@ -110,6 +110,7 @@ def test_another_machine_goes_on_to_the_same_weights(
         assert mine["parts"][part]["block_errors"] == record["block_errors"]
 
 
+@pytest.mark.slow
 def test_the_same_command_goes_on_and_removes_the_branch_at_its_end(
     store: Path,
     repo: str,

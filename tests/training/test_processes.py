@@ -40,7 +40,8 @@ def accelerate(config: Path, *flags: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
-@pytest.mark.parametrize("objective", ["functional", pytest.param("parameter", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("objective", ["functional", "parameter"])
 def test_accelerate_in_two_processes_has_the_losses_of_one(objective: str, tmp_path: Path) -> None:
     # without noise and with one line in a shadow set, nothing of a global batch is drawn at random but its order
     store = tmp_path / "store"

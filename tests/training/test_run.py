@@ -100,7 +100,11 @@ def test_other_partitions_train_a_translator_that_loads_and_translates(
 
 @pytest.mark.parametrize(
     ("partition", "objective", "step"),
-    [("block", "functional", 3), ("block", "parameter", 3), ("projection", "parameter", 7)],
+    [
+        ("block", "functional", 3),
+        ("block", "parameter", 3),
+        pytest.param("projection", "parameter", 7, marks=pytest.mark.slow),
+    ],
 )
 def test_an_interrupted_training_goes_on_to_the_same_translator(
     partition: str, objective: str, step: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -30,6 +30,7 @@ def hf(*arguments: str, home: Path, **environment: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_the_hf_command_does_its_work(hub: object, repo_id: str, tmp_path: Path) -> None:
     folder = tmp_path / "folder"
     (folder / "sub").mkdir(parents=True)
@@ -77,6 +78,7 @@ def own_hub(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], dict[str, s
     process.wait()
 
 
+@pytest.mark.slow
 def test_a_user_starts_a_hub(own_hub: tuple[subprocess.Popen[str], dict[str, str]], tmp_path: Path) -> None:
     process, exported = own_hub
 

@@ -104,6 +104,7 @@ importlib.util.find_spec = lambda name, package=None: None if name == "fastapi" 
 """
 
 
+@pytest.mark.slow
 def test_as_a_command_without_the_extra_it_ends_with_one_line(tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(HIDING)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])}

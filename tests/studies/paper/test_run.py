@@ -67,6 +67,7 @@ def test_another_study_is_not_mixed_in(folder: Path) -> None:
         run_paper_study(study("table_4"), folder)
 
 
+@pytest.mark.slow
 def test_a_cell_that_fails_is_named_and_the_others_are_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = run.curate
 
@@ -82,6 +83,7 @@ def test_a_cell_that_fails_is_named_and_the_others_are_run(tmp_path: Path, monke
     assert "Cell `aqua_rat` failed: the disk is full" in (tmp_path / "s" / "report.md").read_text()
 
 
+@pytest.mark.slow
 def test_seeds_are_pooled(tmp_path: Path) -> None:
     report = run_paper_study(study("table_1"), tmp_path / "s", cells=["gsm8k"], num_seeds=2, is_dry_run=True)
     (row,) = [row for row in report.cells if row.cell.name == "gsm8k"]
