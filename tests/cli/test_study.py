@@ -89,6 +89,7 @@ def test_a_study_of_the_paper_is_planned_by_its_name_or_its_file(gradtx: Gradtx)
     assert gradtx("study", FOLDER / "table_6.yaml", "--plan").out == named.out
 
 
+@pytest.mark.slow
 def test_a_dry_run_goes_the_whole_way(gradtx: Gradtx, tmp_path: Path) -> None:
     folder = tmp_path / "out"
 

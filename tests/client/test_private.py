@@ -82,6 +82,7 @@ def test_a_private_adapter_states_what_was_spent(tmp_path: Path, init: Path, dat
     assert load_adapter(tmp_path / "mine").layout == load_adapter(init).layout
 
 
+@pytest.mark.slow
 def test_runs_on_the_same_rows_add_up(tmp_path: Path, init: Path, data: DataSource) -> None:
     run(init, data, tmp_path, "first")
     second = run(init, data, tmp_path, "second")

@@ -101,6 +101,7 @@ def test_adapters_that_are_there_are_not_made_again(folder: Path, monkeypatch: p
     assert {name: time for name, time in listing(folder).items() if name.startswith("clients")} == before
 
 
+@pytest.mark.slow
 def test_methods_that_no_translator_changes_are_taken_over(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -120,6 +121,7 @@ def test_methods_that_no_translator_changes_are_taken_over(
     assert {name: one[name] for name in methods} == {name: other[name] for name in methods}
 
 
+@pytest.mark.slow
 def test_other_vocabularies_and_other_adapters_leave_methods_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -133,6 +135,7 @@ def test_other_vocabularies_and_other_adapters_leave_methods_out(
     assert set(report["clients"][0]["scores"]) == {*METHODS, "w2s_public"} - {"shuffled_input"}
 
 
+@pytest.mark.slow
 def test_texts_without_prompts_have_no_weak_labels(tmp_path: Path) -> None:
     arguments = one_client(tmp_path / "evaluation", methods=["w2s", "cross_lora"], kind="text")
     evaluate(replace(arguments, metric="bits_per_character"))
@@ -141,6 +144,7 @@ def test_texts_without_prompts_have_no_weak_labels(tmp_path: Path) -> None:
     assert "cross_lora" in report["clients"][0]["scores"]
 
 
+@pytest.mark.slow
 def test_a_method_that_fails_on_a_client_is_left_out_with_the_reason(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

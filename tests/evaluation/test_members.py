@@ -75,6 +75,7 @@ def test_the_ceiling_learns_from_the_rows_of_all_members(folder: Path) -> None:
     assert [client["num_members"] for client in noted] == [2, 1]
 
 
+@pytest.mark.slow
 def test_members_adapters_are_taken_over(folder: Path, tmp_path: Path) -> None:
     again = tmp_path / "again"
     report = evaluate(make_arguments(again, clients=clients(), adapters_from=str(folder), aggregation="sum"))

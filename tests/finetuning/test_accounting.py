@@ -127,7 +127,7 @@ def test_what_cannot_be_accounted_for_is_refused(change: dict[str, Any], message
         ({"sample_rate": 2}, "sample_rate=2"),
         ({"num_steps": -1}, "num_steps=-1"),
         ({"epsilon": 0.001}, "epsilon=0.001"),
-        ({"epsilon": 0.01, "num_steps": 10_000}, "no noise keeps"),
+        pytest.param({"epsilon": 0.01, "num_steps": 10_000}, "no noise keeps", marks=pytest.mark.slow),
     ],
 )
 def test_budgets_that_cannot_be_met_are_refused(change: dict[str, Any], message: str) -> None:

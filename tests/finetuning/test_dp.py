@@ -289,6 +289,7 @@ def test_the_model_is_left_as_plain_training_leaves_it() -> None:
     assert not any(module._forward_hooks or module._backward_hooks for module in model.modules())
 
 
+@pytest.mark.slow
 def test_a_run_learns_where_the_noise_is_small() -> None:
     model, rows = make_model(), make_rows(32)
     recipe = replace(RECIPE, num_steps=60, batch_size=16, learning_rate=2e-2, convergence_window=5)

@@ -111,7 +111,7 @@ def largest_difference(first: Mapping[str, Tensor], second: Mapping[str, Tensor]
             marks=pytest.mark.slow,
         ),
         ((18, 6, 11), {"gradient_accumulation_steps": 2}),
-        ((18, 18, 18), {"max_grad_norm": 0.0, "schedule": "constant"}),
+        pytest.param((18, 18, 18), {"max_grad_norm": 0.0, "schedule": "constant"}, marks=pytest.mark.slow),
     ],
     ids=["plain", "accumulated", "of different lengths", "unclipped"],
 )

@@ -273,6 +273,7 @@ def test_datasets_loads_and_streams_the_store(pushed: Pushed, tmp_path: Path) ->
         assert np.array_equal(kept["tokens"], snapshot)
 
 
+@pytest.mark.slow
 def test_the_hf_command_downloads_and_describes_it(pushed: Pushed, tmp_path: Path) -> None:
     hf("download", TRANSLATOR, "--local-dir", str(tmp_path / "translator"), home=tmp_path)
     hf("download", STORE, "--repo-type", "dataset", "--local-dir", str(tmp_path / "store"), home=tmp_path)

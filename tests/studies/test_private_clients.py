@@ -311,6 +311,7 @@ def test_the_plan_counts_private_clients_and_shared_ceilings_once() -> None:
     assert "| public fine-tunes | 1 | 4 |" in plan
 
 
+@pytest.mark.slow
 def test_the_embedded_translator_sees_that_a_clients_update_was_made_with_noise(tmp_path: Path) -> None:
     rule = split_rules("full", seed=0).seen[0]
     lines = Dataset.from_list(make_lines([rule], 512, seed="private"))
