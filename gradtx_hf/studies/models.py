@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from gradtx_hf.finetuning.pool import one_thread
 from gradtx_hf.output import new_folder, write_json
@@ -34,11 +35,17 @@ PRETRAINED: dict[str, Recipe] = {
 OF_ITS_OWN_KIND = tuple(
     name for name, recipe in PRETRAINED.items() if recipe.architecture != "llama" or recipe.letters_per_token != 1
 )
-TINY_STAGE = Stage(20, 4, 1e-3, hide_together=True)
-PRETRAINED |= {
-    f"{name}_tiny": replace(PRETRAINED[name], num_layers=2, stages=(TINY_STAGE,)) for name in OF_ITS_OWN_KIND
+TINY: dict[str, Any] = {
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_layers": 2,
+    "stages": (Stage(20, 4, 1e-3, hide_together=True),),
 }
-"""For dry runs: the models of an architecture or a tokenizer of their own, hardly trained."""
+PRETRAINED |= {
+    f"{name}_tiny": replace(recipe, **TINY)
+    for name, recipe in {**RECIPES, **{name: PRETRAINED[name] for name in OF_ITS_OWN_KIND}}.items()
+}
+"""For dry runs: a source, a target, and those of an architecture or a tokenizer of their own, hardly trained."""
 MODELS = (*EMBEDDED, *PRETRAINED)
 PRETRAINING_FILE = "pretraining.json"
 PRETRAINING_SEED = 0

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,7 +17,8 @@ from gradtx_hf.errors import ConfigurationError
 from gradtx_hf.hub.markdown import markdown_table
 from gradtx_hf.studies import baselines, full_weights, real_text, shift
 from gradtx_hf.studies.catalogue import STUDIES
-from gradtx_hf.studies.cells import Study
+from gradtx_hf.studies.cells import Cell, Study
+from gradtx_hf.studies.kinds import one_of_each_kind
 from gradtx_hf.studies.paper.definition import FOLDER, PaperCell, PaperStudy, load_paper_study, paper_study_names
 from gradtx_hf.studies.paper.run import run_paper_study
 from gradtx_hf.studies.run_study import run_study
@@ -34,7 +35,7 @@ class Request:
         num_seeds: Seeds 0 … num_seeds - 1.
         num_workers: Processes side by side; of a study of the paper those that train a translator together, each with
             a device of its own. None: 2, or 1 for a study of the paper.
-        is_dry_run: The whole way at toy size.
+        is_dry_run: The whole way at toy size; where no cells are named, of one cell of each kind.
         data: Folder of data sets, for the study that reads the user's own.
         command: The command line, for the report.
     """
@@ -140,11 +141,12 @@ class _OfCells:
         return render_plan(self.study, [self.study.cell(name) for name in cells], num_seeds=num_seeds)
 
     def run(self, folder: Path, request: Request) -> Outcome:
+        main_first = sorted(self.study.cells, key=lambda cell: cell.name != self.study.main)
         report = run_study(
             tiny_study(self.study) if request.is_dry_run else self.study,
             folder,
             num_seeds=request.num_seeds,
-            cells=request.cells,
+            cells=_cells_to_run(request, main_first),
             num_workers=request.num_workers or min(2, os.cpu_count() or 1),
             command=request.command,
         )
@@ -205,7 +207,7 @@ class _OfPaper:
             self.study,
             folder,
             num_seeds=request.num_seeds,
-            cells=request.cells,
+            cells=_cells_to_run(request, self.study.cells),
             num_processes=1 if request.is_dry_run else request.num_workers or 1,
             is_dry_run=request.is_dry_run,
             command=request.command,
@@ -261,6 +263,15 @@ WHOLE: dict[str, Runnable] = {
         _RealText(),
     )
 }
+
+
+def _cells_to_run(request: Request, cells: Sequence[Cell] | Sequence[PaperCell]) -> Sequence[str] | None:
+    """Return the names of the cells that a run is for; None: all."""
+    if request.cells or not request.is_dry_run:
+        return request.cells
+    names = ("name", "label", "x", "paper")
+    settings = {cell.name: {k: v for k, v in asdict(cell).items() if k not in names} for cell in cells}
+    return one_of_each_kind(settings)
 
 
 def _plan_of_cells(study: PaperStudy, cells: Sequence[PaperCell], *, title: str, num_seeds: int) -> str:

@@ -1,7 +1,6 @@
 """The playground's studies, their whole way at toy size: few rules, rows and steps. The numbers mean nothing. Ours.
 
-A model that a study pretrains is taken as the embedded one, or hardly trained where it is of another architecture or
-tokenizer.
+Models are tiny and hardly trained, of as many kinds as the study's: architectures and tokenizers.
 """
 
 from __future__ import annotations
@@ -52,7 +51,7 @@ def tiny_study(study: Study) -> Study:
         title=f"{study.title} (dry run)",
         note=f"{WARNING} {study.note}".strip(),
         training={**study.training, **TRAINING},
-        world=_tiny_world(study.world),
+        world=replace(_tiny_world(study.world), source="source_tiny", target="target_tiny"),
         clients=_tiny_clients(study.clients),
         cells=tuple(_tiny_cell(cell) for cell in study.cells),
     )

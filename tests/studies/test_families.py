@@ -117,7 +117,7 @@ def test_a_dry_run_keeps_architectures_and_tokenizers() -> None:
     tiny = tiny_study(FAMILIES)
 
     named = {getattr(tiny.world_of(cell), side) for cell in tiny.cells for side in ("source", "target")}
-    assert named == {"source", "target", *(f"{name}_tiny" for name in OF_ITS_OWN_KIND)}
+    assert named == {f"{name}_tiny" for name in ("source", "target", *OF_ITS_OWN_KIND)}
 
 
 @pytest.mark.slow

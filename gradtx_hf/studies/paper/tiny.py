@@ -23,6 +23,7 @@ from gradtx_hf.tasks import get_task
 NUM_ROWS = 100
 """Rows of each made-up data set: every percent of a slice is one."""
 NUM_SAMPLES = 2
+NUM_MEMBERS = 2
 RECIPE = {
     "num_steps": 2,
     "warmup_steps": 0,
@@ -122,6 +123,8 @@ def _tiny_data(value: Any, folder: Path) -> Any:  # noqa: ANN401 - any YAML valu
         return value
     if "members" in value or "train" in value:  # a client, whose task is a name
         changed = {name: _tiny_data(entry, folder) for name, entry in value.items()}
+        if "members" in changed:
+            changed["members"] = changed["members"][:NUM_MEMBERS]
         return changed | ({"test": _few(changed["test"])} if "test" in changed else {})
     if "task" not in value:
         return {name: _tiny_data(entry, folder) for name, entry in value.items()}

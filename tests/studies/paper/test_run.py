@@ -11,6 +11,7 @@ from gradtx_hf.errors import ConfigurationError, OutputExistsError, StoreError
 from gradtx_hf.studies.paper import run
 from gradtx_hf.studies.paper.definition import FOLDER, PaperStudy, load_paper_study
 from gradtx_hf.studies.paper.run import run_paper_study
+from gradtx_hf.studies.paper.tiny import NUM_MEMBERS
 
 
 def study(name: str) -> PaperStudy:
@@ -30,7 +31,7 @@ def test_the_table_has_the_papers_row_ours_and_the_controls(folder: Path) -> Non
     (row,) = [
         line for line in text.splitlines() if line.startswith("| Block by block | 54.05 | 63.57 | 65.23 | 85.15 |")
     ]
-    assert row.endswith("| 5 |")
+    assert row.endswith(f"| {NUM_MEMBERS} |")
     assert "nearest shadow" in text
     assert "Not run: projection." in text
     assert (folder / "report.png").read_bytes().startswith(b"\x89PNG")
@@ -41,7 +42,7 @@ def test_the_numbers_are_those_of_the_cells_own_report(folder: Path) -> None:
     cells = {cell["name"]: cell for cell in found["cells"]}
     own = json.loads((folder / "cells" / "block" / "seed-0" / "report.json").read_text())
     assert cells["block"]["report"]["clients"] == own["clients"]
-    assert len(own["clients"]) == 5
+    assert len(own["clients"]) == NUM_MEMBERS
     assert cells["projection"]["report"] is None
     assert {"curation", "training", "fine_tuning", "scoring"} <= set(cells["block"]["seconds"])
     assert found["is_dry_run"] is True
