@@ -141,9 +141,10 @@ class _OfCells:
         return render_plan(self.study, [self.study.cell(name) for name in cells], num_seeds=num_seeds)
 
     def run(self, folder: Path, request: Request) -> Outcome:
-        main_first = sorted(self.study.cells, key=lambda cell: cell.name != self.study.main)
+        study = tiny_study(self.study) if request.is_dry_run else self.study
+        main_first = sorted(study.cells, key=lambda cell: cell.name != study.main)
         report = run_study(
-            tiny_study(self.study) if request.is_dry_run else self.study,
+            study,
             folder,
             num_seeds=request.num_seeds,
             cells=_cells_to_run(request, main_first),
@@ -269,7 +270,7 @@ def _cells_to_run(request: Request, cells: Sequence[Cell] | Sequence[PaperCell])
     """Return the names of the cells that a run is for; None: all."""
     if request.cells or not request.is_dry_run:
         return request.cells
-    names = ("name", "label", "x", "paper")
+    names = ("name", "label", "x", "series", "panel", "paper")
     settings = {cell.name: {k: v for k, v in asdict(cell).items() if k not in names} for cell in cells}
     return one_of_each_kind(settings)
 

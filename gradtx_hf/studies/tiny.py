@@ -81,10 +81,10 @@ def tiny_baselines() -> BaselineSettings:
     return BaselineSettings(
         num_seen=2,
         num_unseen=2,
-        num_private_lines=8,
+        num_private_lines=4,
         num_parts=2,
         num_test_lines=2,
-        num_public_prompts=8,
+        num_public_prompts=4,
         num_ceiling_steps=2,
         num_public_steps=2,
         world=_tiny_world(World(runs_per_rule=1, num_target_runs=None)),

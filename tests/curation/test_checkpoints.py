@@ -100,7 +100,7 @@ def test_short_packs_write_no_checkpoints(
     assert not (tmp_path / "store" / ".work").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
 def test_twenty_kills_at_random_moments_change_no_byte(arguments: CurationArguments, tmp_path: Path) -> None:
     recipe = arguments.source_recipe | {"num_steps": 1200, "batch_size": 8}

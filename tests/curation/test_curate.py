@@ -231,7 +231,7 @@ def test_two_workers_write_the_same_bytes_as_one(arguments: CurationArguments, c
     assert contents(tmp_path / "store") == contents(complete)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
 def test_killed_three_times_and_continued_ends_with_the_same_bytes(
     arguments: CurationArguments, tmp_path: Path

@@ -164,7 +164,7 @@ def nodes(
     cluster.shutdown()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_farm_of_this_machine_makes_the_store_of_one(
     arguments: CurationArguments,
     single: dict[str, bytes],
@@ -205,7 +205,7 @@ def when_under_way(store: Path, act: Callable[[], bool], *, num_shards: int) -> 
     return thread, recorded
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_lost_node_and_killed_worker_leave_the_store_of_one_machine(
     long: CurationArguments,
     long_single: dict[str, bytes],
@@ -245,7 +245,7 @@ def test_lost_node_and_killed_worker_leave_the_store_of_one_machine(
     assert len(set(UpdateStore.open(folder).source_snapshots)) == 8 * 3
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_interrupted_farm_goes_on_where_it_stopped(
     long: CurationArguments, long_single: dict[str, bytes], tmp_path: Path
 ) -> None:
@@ -275,7 +275,7 @@ def test_interrupted_farm_goes_on_where_it_stopped(
     assert all((folder / "shards" / name).stat().st_mtime_ns == when for name, when in kept.items())
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_models_that_a_node_does_not_hold_are_sent(
     arguments: CurationArguments,
     single: dict[str, bytes],
@@ -307,7 +307,7 @@ def test_models_that_a_node_does_not_hold_are_sent(
     ]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_run_that_diverges_on_a_farm_is_named(
     arguments: CurationArguments, tmp_path: Path, nodes: Callable[[int], list[object]]
 ) -> None:

@@ -68,7 +68,7 @@ def test_every_recipe_names_flags_that_there_are() -> None:
     assert {flag for flag in flags if f"--{flag.replace('_', '-')}" in scripts} == flags
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_slurm_recipe_makes_the_store_of_one_machine(tmp_path: Path) -> None:
     pytest.importorskip("submitit", reason="needs submitit")
     command = [sys.executable, str(FARM / "slurm_submitit.py"), str(write_config(tmp_path)), "--num-shares", "2"]
@@ -79,7 +79,7 @@ def test_slurm_recipe_makes_the_store_of_one_machine(tmp_path: Path) -> None:
     assert contents(tmp_path / "store") == expected(tmp_path / "one")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_recipe_of_hub_jobs_makes_the_store_of_one_machine(tmp_path: Path) -> None:
     tools, buckets = tmp_path / "tools", tmp_path / "buckets"
     tools.mkdir()

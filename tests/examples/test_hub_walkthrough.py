@@ -26,7 +26,7 @@ def run(*arguments: object, folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
 
-@pytest.mark.slow  # eight processes, five of which import torch: 25 s of one core
+@pytest.mark.long  # eight processes, five of which import torch: 25 s of one core
 def test_every_step_works_over_http_and_nothing_is_left(tmp_path: Path) -> None:
     done = run(folder=tmp_path)
 

@@ -72,7 +72,7 @@ def test_the_mixtures_have_two_thousand_samples_and_the_shares_that_they_say() -
         assert [round(count / 20) for count in counts] == said
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_recipes_run_one_after_the_other_at_toy_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = tiny_qwen(tmp_path / "source", hidden_size=16, num_layers=2)
     target = tiny_qwen(tmp_path / "target", hidden_size=32, num_layers=3)

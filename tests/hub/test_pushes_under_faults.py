@@ -121,7 +121,7 @@ def test_fifteen_pushes_under_faults(hub: HubServer, material: Material, waits: 
     check_commits(hub, material, tmp_path)
 
 
-@pytest.mark.slow  # as many loads as pushes
+@pytest.mark.long  # as many loads as pushes
 def test_two_hundred_and_ten_pushes_under_faults(
     hub: HubServer, material: Material, waits: list[float], tmp_path: Path
 ) -> None:

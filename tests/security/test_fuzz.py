@@ -39,7 +39,7 @@ def test_any_mutant_is_used_or_refused_with_one_line(kind: str, fuzzers: dict[st
     assert sum(outcomes.values()) - outcomes["read"] > QUICK_MUTANTS[kind] // 10
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_ten_thousand_mutants_take_no_memory(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tests.security.fuzz_memory", str(tmp_path), str(ALL_MUTANTS)]
 

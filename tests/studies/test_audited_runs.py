@@ -70,7 +70,7 @@ def test_runs_of_other_settings_are_not_mixed(tmp_path: Path) -> None:
         study_audited_runs(tmp_path, settings=TOY)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_over_thirty_audited_runs_no_bound_exceeds_the_claim_and_the_controls_are_caught(tmp_path: Path) -> None:
     report = study_audited_runs(tmp_path, settings=replace(AuditSettings(), num_runs=30))
 

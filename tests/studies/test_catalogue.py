@@ -119,7 +119,7 @@ def test_a_key_depends_on_the_settings_alone() -> None:
     assert key_of({"a": 1}) != key_of({"a": 2})
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_cell_at_its_own_size_takes_a_minute_or_so_and_learns(tmp_path: Path) -> None:
     report = run_study(STUDIES["decoding"], tmp_path / "out", cells=["autoregressive"], num_workers=2)
 

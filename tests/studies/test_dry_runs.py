@@ -29,14 +29,6 @@ def test_every_cell_is_small_and_says_so(study: Study) -> None:
 
 
 @pytest.mark.slow
-def test_a_cell_goes_its_whole_way(tmp_path: Path) -> None:
-    study = find_runnable("decoding")
-    outcome = study.run(tmp_path, Request(cells=study.cells[-1:], num_workers=1, is_dry_run=True))
-    assert not outcome.failures
-    assert (tmp_path / "report.md").stat().st_size > 0
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_every_study_goes_its_whole_way(name: str, tmp_path: Path) -> None:
     outcome = find_runnable(name).run(tmp_path / name, Request(num_workers=1, is_dry_run=True))

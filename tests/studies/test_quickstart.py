@@ -88,7 +88,7 @@ def test_another_seed_does_not_write_into_it(toy: Path) -> None:
         run_quickstart(toy, seed=4, num_workers=1, settings=TOY)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_at_its_own_size_it_carries_seen_and_unseen_rules_over(tmp_path: Path) -> None:
     report = run_quickstart(tmp_path / "out", seed=1)
 

@@ -41,7 +41,7 @@ def accelerate(config: Path, *flags: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("objective", ["functional", "parameter"])
+@pytest.mark.parametrize("objective", ["functional", pytest.param("parameter", marks=pytest.mark.long)])
 def test_accelerate_in_two_processes_has_the_losses_of_one(objective: str, tmp_path: Path) -> None:
     # without noise and with one line in a shadow set, nothing of a global batch is drawn at random but its order
     store = tmp_path / "store"
@@ -115,7 +115,7 @@ def test_fewer_processes_than_were_launched_are_refused(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("objective", ["functional", "parameter"])
+@pytest.mark.parametrize("objective", ["functional", pytest.param("parameter", marks=pytest.mark.long)])
 def test_two_processes_train_one_translator(objective: str, tmp_path: Path) -> None:
     # 4 updates to train on, 2 epochs of batches of 1 in each of 2 processes
     options = {"max_steps": -1, "num_train_epochs": 2, "per_device_train_batch_size": 1, "objective": objective}

@@ -17,7 +17,7 @@ from tests.translation.hub_pair import HubPair
 REPO = "org/translator-under-faults"
 
 
-@pytest.mark.slow  # 200 pushes and as many loads, 20 s
+@pytest.mark.long  # 200 pushes and as many loads, 20 s
 def test_under_faults_every_push_succeeds_or_says_why_and_every_commit_loads(
     hub: HubServer, hub_pair: HubPair, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
