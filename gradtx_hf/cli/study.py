@@ -78,7 +78,9 @@ def _build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--output-dir", help="new folder; an interrupted study goes on in it")
     parser.add_argument("--plan", action="store_true", help="show the cells and what they cost; write nothing")
     parser.add_argument(
-        "--dry-run", action="store_true", help="go the whole way at toy size, to see that it runs; the numbers are none"
+        "--dry-run",
+        action="store_true",
+        help="go the whole way at toy size, to see that it runs: one cell of each kind, or --cell; no number counts",
     )
     parser.add_argument(
         "--seeds", type=int, default=1, help="run seeds 0 … SEEDS-1, each with another split of the rules"

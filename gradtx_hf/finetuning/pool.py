@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -81,6 +82,7 @@ def one_thread() -> Iterator[None]:
 def _begin_worker(lifeline: Connection) -> None:
     """Use one thread, leave Ctrl-C to the process that started this one, and end as soon as it lets go."""
     torch.set_num_threads(1)
+    gc.freeze()  # what was imported stays: accelerate collects garbage at the start of every training
     if not torch.cuda.is_available():
         keep_freed_memory()  # this process does nothing but jobs of one kind
     signal.signal(signal.SIGINT, signal.SIG_IGN)
