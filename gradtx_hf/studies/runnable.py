@@ -78,6 +78,10 @@ class Runnable(Protocol):
     def cells(self) -> tuple[str, ...]:
         """Names of its cells; none for a study that runs as one."""
 
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Names of one cell of each kind, which a dry run goes through."""
+
     def plan(self, cells: Sequence[str], *, num_seeds: int) -> str:
         """Return what a run would do and cost."""
 
@@ -137,17 +141,19 @@ class _OfCells:
     def cells(self) -> tuple[str, ...]:
         return tuple(cell.name for cell in self.study.cells)
 
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        return _kinds(sorted(tiny_study(self.study).cells, key=lambda cell: cell.name != self.study.main))
+
     def plan(self, cells: Sequence[str], *, num_seeds: int) -> str:
         return render_plan(self.study, [self.study.cell(name) for name in cells], num_seeds=num_seeds)
 
     def run(self, folder: Path, request: Request) -> Outcome:
-        study = tiny_study(self.study) if request.is_dry_run else self.study
-        main_first = sorted(study.cells, key=lambda cell: cell.name != study.main)
         report = run_study(
-            study,
+            tiny_study(self.study) if request.is_dry_run else self.study,
             folder,
             num_seeds=request.num_seeds,
-            cells=_cells_to_run(request, main_first),
+            cells=request.cells or (self.kinds if request.is_dry_run else None),
             num_workers=request.num_workers or min(2, os.cpu_count() or 1),
             command=request.command,
         )
@@ -165,6 +171,7 @@ class _Whole:
     make_plan: Callable[..., str]
     tiny_settings: Callable[[], Any]
     cells: tuple[str, ...] = ()
+    kinds: tuple[str, ...] = ()
 
     def plan(self, cells: Sequence[str], *, num_seeds: int) -> str:
         assert not cells
@@ -199,6 +206,10 @@ class _OfPaper:
     def cells(self) -> tuple[str, ...]:
         return tuple(cell.name for cell in self.study.cells)
 
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        return _kinds(self.study.cells)
+
     def plan(self, cells: Sequence[str], *, num_seeds: int) -> str:
         chosen = [self.study.cell(name) for name in cells]
         return _plan_of_cells(self.study, chosen, title=self.title, num_seeds=num_seeds)
@@ -208,7 +219,7 @@ class _OfPaper:
             self.study,
             folder,
             num_seeds=request.num_seeds,
-            cells=_cells_to_run(request, self.study.cells),
+            cells=request.cells or (self.kinds if request.is_dry_run else None),
             num_processes=1 if request.is_dry_run else request.num_workers or 1,
             is_dry_run=request.is_dry_run,
             command=request.command,
@@ -222,6 +233,7 @@ class _RealText:
 
     name: str = real_text.NAME
     cells: tuple[str, ...] = ()
+    kinds: tuple[str, ...] = ()
 
     @property
     def title(self) -> str:
@@ -266,13 +278,10 @@ WHOLE: dict[str, Runnable] = {
 }
 
 
-def _cells_to_run(request: Request, cells: Sequence[Cell] | Sequence[PaperCell]) -> Sequence[str] | None:
-    """Return the names of the cells that a run is for; None: all."""
-    if request.cells or not request.is_dry_run:
-        return request.cells
-    names = ("name", "label", "x", "series", "panel", "paper")
-    settings = {cell.name: {k: v for k, v in asdict(cell).items() if k not in names} for cell in cells}
-    return one_of_each_kind(settings)
+def _kinds(cells: Sequence[Cell] | Sequence[PaperCell]) -> tuple[str, ...]:
+    labels = ("name", "label", "x", "series", "panel", "paper")
+    settings = {cell.name: {k: v for k, v in asdict(cell).items() if k not in labels} for cell in cells}
+    return tuple(one_of_each_kind(settings))
 
 
 def _plan_of_cells(study: PaperStudy, cells: Sequence[PaperCell], *, title: str, num_seeds: int) -> str:
