@@ -6,6 +6,7 @@ Data go to standard output, notes to standard error. Exit status: 0 done, 1 refu
 from __future__ import annotations
 
 import argparse
+import gc
 import importlib
 import logging
 import os
@@ -50,6 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     _quieten_libraries()
     try:
         command = importlib.import_module(f"gradtx_hf.cli.{name.replace('-', '_')}")
+        if argv is None:  # a process of our own: what was imported stays, no collection need look through it
+            gc.freeze()
         status = int(command.run(arguments[1:]) or 0)
         sys.stdout.flush()
         return status

@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from itertools import takewhile
 from typing import Any
 
-from datasets import Dataset, Features, List, Value, concatenate_datasets
+import pyarrow as pa  # type: ignore[import-untyped]  # it has no stubs
+from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from gradtx_hf.errors import DataError
@@ -21,7 +22,7 @@ IGNORED = -100
 Chat = list[dict[str, Any]]
 """Messages of a role and content each."""
 Prompt = str | Chat
-FEATURES = Features({"input_ids": List(Value("int32")), "labels": List(Value("int32"))})
+TOKENS = pa.list_(pa.int32())
 ROWS_AT_ONCE = 1000
 
 
@@ -60,10 +61,12 @@ def tokenize_examples(examples: Dataset, tokenizer: PreTrainedTokenizerBase, *, 
     for start in range(0, len(examples), ROWS_AT_ONCE):
         rows = encode(examples[start : start + ROWS_AT_ONCE], tokenizer, max_length)
         _require_labels(rows, start)
-        parts.append(Dataset.from_dict({name: [row[name] for row in rows] for name in FEATURES}, features=FEATURES))
+        parts.append(
+            pa.table({name: pa.array([row[name] for row in rows], TOKENS) for name in ("input_ids", "labels")})
+        )
     if not parts:
         raise DataError("got a data set without rows, expected at least one.")
-    return concatenate_datasets(parts)
+    return Dataset(pa.concat_tables(parts))  # Dataset.from_dict would look at every token by itself
 
 
 def encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt]) -> list[list[int]]:

@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
@@ -18,6 +18,7 @@ import torch
 from tqdm import tqdm
 
 from gradtx_hf.finetuning.allocator import keep_freed_memory
+from gradtx_hf.finetuning.worker_processes import start_method, take_environment
 
 
 Job = TypeVar("Job")
@@ -47,13 +48,16 @@ def run_jobs(
                 yield index, function(job)
                 bar.update()
             return
-        context = multiprocessing.get_context("spawn")
+        context = multiprocessing.get_context(start_method())
         lifeline, held = context.Pipe(duplex=False)
         with (
             lifeline,
             held,
             ProcessPoolExecutor(
-                min(num_workers, len(jobs)), mp_context=context, initializer=_begin_worker, initargs=(lifeline,)
+                min(num_workers, len(jobs)),
+                mp_context=context,
+                initializer=_begin_worker,
+                initargs=(lifeline, dict(os.environ)),
             ) as pool,
         ):
             futures = {pool.submit(function, job): index for index, job in enumerate(jobs)}
@@ -79,8 +83,9 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(num_threads)
 
 
-def _begin_worker(lifeline: Connection) -> None:
+def _begin_worker(lifeline: Connection, environment: Mapping[str, str]) -> None:
     """Use one thread, leave Ctrl-C to the process that started this one, and end as soon as it lets go."""
+    take_environment(environment)
     torch.set_num_threads(1)
     gc.freeze()  # what was imported stays: accelerate collects garbage at the start of every training
     if not torch.cuda.is_available():

@@ -136,6 +136,7 @@ class FunctionalTrainer(TranslatorTrainer):
             callbacks=callbacks,
         )
         self._objective = objective
+        self._untouched_loss: float | None = None
 
     def compute_loss(
         self,
@@ -184,16 +185,21 @@ class FunctionalTrainer(TranslatorTrainer):
         dataloader = self.get_eval_dataloader(eval_dataset)
         self.callback_handler.eval_dataloader = dataloader
         self.model.eval()
+        is_known = eval_dataset is None and self._untouched_loss is not None  # of the same examples every time
         rows = []
         for batch in dataloader:
             inputs = self._prepare_inputs(batch)
             with self.compute_loss_context_manager():
                 updates = self.model.generate_updates(inputs["source_blocks"])
-                losses = [self._objective.losses(u, _texts(inputs)) for u in (updates, torch.zeros_like(updates))]
-            rows.append(self.accelerator.gather_for_metrics(torch.stack(losses, dim=1)).double().cpu())  # [B, 2]
+                judged = [updates] if is_known else [updates, torch.zeros_like(updates)]
+                losses = [self._objective.losses(u, _texts(inputs)) for u in judged]
+            rows.append(self.accelerator.gather_for_metrics(torch.stack(losses, dim=1)).double().cpu())  # [B, 1 or 2]
             self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
-        generated, untouched = torch.cat(rows).mean(dim=0).tolist()
-        metrics = {"loss": generated, "untouched_loss": untouched, "runtime": time.perf_counter() - begin}
+        generated, *untouched = torch.cat(rows).mean(dim=0).tolist()
+        untouched_loss = untouched[0] if untouched else self._untouched_loss
+        if eval_dataset is None:
+            self._untouched_loss = untouched_loss
+        metrics = {"loss": generated, "untouched_loss": untouched_loss, "runtime": time.perf_counter() - begin}
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)

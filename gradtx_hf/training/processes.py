@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import uuid
 from collections.abc import Mapping
@@ -13,6 +14,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from gradtx_hf.errors import GradTxError
 from gradtx_hf.finetuning.allocator import keep_freed_memory
+from gradtx_hf.finetuning.worker_processes import start_method
 from gradtx_hf.training.run import TranslatorArguments, train
 
 
@@ -39,6 +41,7 @@ def train_in_processes(values: Mapping[str, Any], *, num_processes: int) -> None
         rdzv_backend="c10d",
         rdzv_endpoint="localhost:0",
         max_restarts=0,
+        start_method=start_method(),
     )
     try:
         elastic_launch(config, _train)(dict(values))
@@ -53,4 +56,5 @@ def _train(values: dict[str, Any]) -> None:
     if not torch.cuda.is_available():
         torch.set_num_threads(1)
         keep_freed_memory()  # this process does nothing but train
+    gc.freeze()  # what was imported stays
     train(TranslatorArguments(**values))

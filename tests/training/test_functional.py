@@ -17,6 +17,7 @@ from gradtx_hf.finetuning import load_language_model, reset_adapter
 from gradtx_hf.finetuning.encoding import IGNORED
 from gradtx_hf.lora import load_adapter
 from gradtx_hf.training import TranslatorArguments, train
+from gradtx_hf.training.functional import FunctionalObjective
 from gradtx_hf.training.functional_data import FunctionalDataset, ShadowTexts, TokenRows
 from gradtx_hf.training.target import FunctionalTarget, load_functional_target
 from gradtx_hf.updates import UpdateVector
@@ -149,6 +150,27 @@ def test_training_lowers_the_loss_on_held_out_sets_and_leaves_the_target_alone(d
     assert part["metrics"]["eval_loss"] < part["metrics"]["eval_untouched_loss"] - 0.05
     assert part["num_target_runs"] == 2
     assert {path: path.read_bytes() for path in before} == before
+
+
+def test_the_untouched_target_is_judged_once_and_told_at_every_validation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    num_updates = len(open_store().source_snapshots)
+    judged: list[Tensor] = []
+    losses = FunctionalObjective.losses
+
+    def recorded(self: FunctionalObjective, updates: Tensor, texts: dict[str, Tensor]) -> Tensor:
+        found = losses(self, updates, texts)
+        if not bool(updates.any()):
+            judged.append(found)
+        return found
+
+    monkeypatch.setattr(FunctionalObjective, "losses", recorded)
+    train(arguments(tmp_path / "t", max_steps=4, eval_steps=2, save_steps=2))
+    part = json.loads((tmp_path / "t" / "training.json").read_text())["parts"]["whole"]
+    assert sum(map(len, judged)) == num_updates - part["num_training_updates"]
+    told = [line["eval_untouched_loss"] for line in part["history"] if "eval_untouched_loss" in line]
+    assert told == [pytest.approx(float(torch.cat(judged).mean()))] * 3  # twice on the way, and at the end
 
 
 def test_training_twice_gives_the_same_bytes(tmp_path: Path) -> None:
