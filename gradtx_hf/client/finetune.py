@@ -21,6 +21,7 @@ from gradtx_hf.errors import ConfigurationError
 from gradtx_hf.finetuning import (
     DataSource,
     FineTuningRecipe,
+    PackedRun,
     PrivacySettings,
     PrivacyStatement,
     fine_tune,
@@ -118,13 +119,13 @@ def fine_tune_client(  # noqa: PLR0913 - one keyword for each thing that a clien
     )
     tokens = tokenize_examples(examples, tokenizer, max_length=recipe.max_length)
     if recipe.num_parts > 1 and privacy is None:
-        mean = fine_tune_parts(
+        [mean] = fine_tune_parts(
             language_model,
-            adapter,
-            tokens,
+            [PackedRun("the run", adapter.tensors, tokens, seed)],
             tokenizer=tokenizer,
             recipe=recipe,
-            seed=seed,
+            scales=adapter.scales,
+            dropout=float(adapter.config.lora_dropout),
             callbacks=[*callbacks, *([StepBar("fine-tuning")] if show_progress else [])],
         )
     model = _with_adapter(language_model, init_folder, names=(init, name))

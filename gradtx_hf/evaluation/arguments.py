@@ -171,9 +171,12 @@ class EvaluationArguments:
     num_workers: int = field(default=1, metadata={"help": "processes, each with one thread"})
     """One-thread processes side by side."""
     pack: int = field(
-        default=1, metadata={"help": "adapters fine-tuned at once on one model: faster, and that much more memory"}
+        default=1,
+        metadata={
+            "help": "runs at once on one model, each part of a client being one: faster, and that much more memory"
+        },
     )
-    """Adapters that are fine-tuned at once on one model; changes the last bits, and the masks of LoRA dropout."""
+    """Runs that are fine-tuned at once on one model; changes the last bits, and the masks of LoRA dropout."""
     allow_other_start: bool = field(default=False, metadata={"help": "accept clients that are far from source_init"})
     """Accept clients beyond the translator's distance limit; the report then rests on unreliable inputs."""
     rivals: dict[str, str] = field(

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
+import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from datasets import Dataset
 
 from gradtx_hf.client import fine_tune_client
 from gradtx_hf.evaluation.arguments import ClientData, EvaluationArguments
@@ -15,7 +19,7 @@ from gradtx_hf.finetuning import (
     PackedRun,
     PrivacySettings,
     Sample,
-    fine_tune_pack,
+    fine_tune_parts,
     load_language_model,
     load_samples,
     tokenize_examples,
@@ -107,9 +111,7 @@ def perform_fine_tuning(job: FineTuningJob) -> None:
     """Fine-tune one adapter; a client's, a ceiling, or, without samples, the public control on the pooled data."""
     with one_thread():
         examples = (
-            pooled_public_examples(UpdateStore.open(job.store))
-            if job.samples is None
-            else load_samples(job.samples, seed=job.seed, half=job.half)
+            _public_examples(job) if job.samples is None else load_samples(job.samples, seed=job.seed, half=job.half)
         )
         folder = Path(job.output_dir)
         fine_tune_client(
@@ -123,24 +125,35 @@ def perform_fine_tuning(job: FineTuningJob) -> None:
         )
 
 
+def _public_examples(job: FineTuningJob) -> Dataset:
+    """Return the pooled public data, or as many of their rows, drawn at random, as the run can read."""
+    examples = pooled_public_examples(UpdateStore.open(job.store))
+    most = job.recipe.num_steps * job.recipe.gradient_accumulation_steps * job.recipe.batch_size
+    if len(examples) <= most:
+        return examples
+    return examples.select(sorted(random.Random(job.seed).sample(range(len(examples)), most)))
+
+
 def pack_jobs(jobs: Sequence[FineTuningJob], *, most_at_once: int) -> list[FineTuningPack]:
     """Group jobs that can be done at once, which changes the last bits of their numbers, and the masks of dropout.
 
-    A private run, one in parts, and the public control, which reads the store, go alone.
+    A private run, and the public control, which reads the store, go alone. Packs of one kind are of about one size, so
+    that several processes end together.
 
     Args:
         jobs: The jobs.
-        most_at_once: Most of them in a pack.
+        most_at_once: Most runs in a pack; of a job in parts, each part is one.
     """
     groups: dict[object, list[FineTuningJob]] = {}
     for job in jobs:
-        goes_alone = job.privacy is not None or job.recipe.num_parts > 1 or job.samples is None
+        goes_alone = job.privacy is not None or job.samples is None
         groups.setdefault(job.output_dir if goes_alone else (job.init, job.recipe), []).append(job)
-    return [
-        FineTuningPack(tuple(group[first : first + most_at_once]))
-        for group in groups.values()
-        for first in range(0, len(group), most_at_once)
-    ]
+    packs = []
+    for group in groups.values():
+        num_packs = math.ceil(len(group) / max(1, most_at_once // group[0].recipe.num_parts))
+        size = math.ceil(len(group) / num_packs)
+        packs += [FineTuningPack(tuple(group[first : first + size])) for first in range(0, len(group), size)]
+    return packs
 
 
 def perform_missing(jobs: Sequence[FineTuningJob], *, most_at_once: int, num_workers: int) -> None:
@@ -171,7 +184,7 @@ def perform_pack(pack: FineTuningPack) -> None:
             for job, rows in zip(pack.jobs, examples, strict=True)
         ]
         dropout = float(adapter.config.lora_dropout)
-        results = fine_tune_pack(
+        results = fine_tune_parts(
             model, runs, tokenizer=tokenizer, recipe=recipe, scales=adapter.scales, dropout=dropout
         )
     for job, result in zip(pack.jobs, results, strict=True):

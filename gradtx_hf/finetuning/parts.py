@@ -9,75 +9,88 @@ where a larger batch would also move farther from the start. It is what the pape
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
-from datasets import Dataset
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 
 from gradtx_hf.errors import ConfigurationError, DataError
 from gradtx_hf.finetuning.packed import PackedResult, PackedRun, fine_tune_pack
 from gradtx_hf.finetuning.recipe import FineTuningRecipe
 from gradtx_hf.finetuning.trainer import FineTuningResult
-from gradtx_hf.lora import Adapter
 
 
 def fine_tune_parts(
     model: PreTrainedModel,
-    start: Adapter,
-    examples: Dataset,
+    runs: Sequence[PackedRun],
     *,
     tokenizer: PreTrainedTokenizerBase,
     recipe: FineTuningRecipe,
-    seed: int,
+    scales: Mapping[str, float],
+    dropout: float = 0.0,
     callbacks: Sequence[TrainerCallback] = (),
-) -> PackedResult:
-    """Fine-tune an adapter on each of ``recipe.num_parts`` parts of the data, side by side, and take their mean.
+) -> list[PackedResult]:
+    """Fine-tune adapters, each on ``recipe.num_parts`` parts of its data, all side by side, and take each one's mean.
 
-    Row i goes to part i modulo ``num_parts``; run k has the seed ``seed`` + k.
+    Row i goes to part i modulo ``num_parts``; the run on part k has the seed ``seed`` + k.
 
     Args:
         model: The base model, without adapters.
-        start: The adapter that every run starts from.
-        examples: Columns ``input_ids`` and ``labels``, from ``tokenize_examples``.
+        runs: An adapter each: its start, data and first seed.
         tokenizer: The model's tokenizer; for padding.
-        recipe: How each run trains.
-        seed: Seed of the first run.
+        recipe: How each part's run trains.
+        scales: Module path to the LoRA scale of that module, as ``Adapter.scales``.
+        dropout: LoRA dropout, in [0, 1).
         callbacks: Further callbacks, such as a bar of the steps, which all parts take side by side.
 
     Returns:
-        The mean of the adapters; of the runs the most steps, the mean loss, and whether all converged.
+        For each adapter the mean over its parts; the most steps, the mean loss, and whether all parts converged.
 
     Raises:
-        DataError: If there are fewer rows than parts.
+        DataError: If one has fewer rows than parts.
         ConfigurationError: If the loss of a run did not stay finite, or the recipe is one of shadow runs.
     """
-    num_parts = recipe.num_parts
     if recipe.row_noise:
         raise ConfigurationError("row_noise is for shadow runs. A client's own run is made private with privacy.")
-    if len(examples) < num_parts:
-        raise DataError(f"got {len(examples)} rows for num_parts={num_parts}, expected at least one for each part.")
-    runs = [
+    num_parts = recipe.num_parts
+    results = fine_tune_pack(
+        model,
+        [part for run in runs for part in _parts_of(run, num_parts)],
+        tokenizer=tokenizer,
+        recipe=replace(recipe, num_parts=1),
+        scales=scales,
+        dropout=dropout,
+        callbacks=callbacks,
+    )
+    return [_mean(results[first : first + num_parts]) for first in range(0, len(results), num_parts)]
+
+
+def _parts_of(run: PackedRun, num_parts: int) -> list[PackedRun]:
+    if len(run.examples) < num_parts:
+        raise DataError(f"got {len(run.examples)} rows for num_parts={num_parts}, expected at least one for each part.")
+    if num_parts == 1:
+        return [run]
+    return [
         PackedRun(
-            f"the run on part {k} of the data", start.tensors, examples.shard(num_parts, k, contiguous=False), seed + k
+            f"{run.name} on part {k} of the data",
+            run.start,
+            run.examples.shard(num_parts, k, contiguous=False),
+            run.seed + k,
         )
         for k in range(num_parts)
     ]
-    results = fine_tune_pack(
-        model,
-        runs,
-        tokenizer=tokenizer,
-        recipe=replace(recipe, num_parts=1),
-        scales=start.scales,
-        dropout=float(start.config.lora_dropout),
-        callbacks=callbacks,
-    )
-    summaries = [result.summary for result in results]
+
+
+def _mean(parts: Sequence[PackedResult]) -> PackedResult:
+    summaries = [part.summary for part in parts]
     summary = FineTuningResult(
-        num_steps=max(run.num_steps for run in summaries),
-        final_loss=math.fsum(run.final_loss for run in summaries) / num_parts,
-        converged=all(run.converged for run in summaries),
+        num_steps=max(summary.num_steps for summary in summaries),
+        final_loss=math.fsum(summary.final_loss for summary in summaries) / len(summaries),
+        converged=all(summary.converged for summary in summaries),
     )
-    means = {name: torch.stack([result.tensors[name] for result in results]).mean(dim=0) for name in start.tensors}
+    means: dict[str, Tensor] = {
+        name: torch.stack([part.tensors[name] for part in parts]).mean(dim=0) for name in parts[0].tensors
+    }
     return PackedResult(summary, means)

@@ -55,7 +55,7 @@ class QuickstartSettings:
         num_private_lines: Lines of a client's private data.
         num_parts: Parts that a client divides them into, with a run on each; see ``fine_tune_parts``.
         num_test_lines: Held-out lines of a client.
-        num_ceilings_at_once: Ceilings that are fine-tuned at once.
+        num_runs_at_once: Clients' and ceilings' runs that are fine-tuned at once.
     """
 
     num_public_rules: int | None = None
@@ -66,7 +66,7 @@ class QuickstartSettings:
     source_recipe: Mapping[str, Any] = field(default_factory=source_recipe)
     target_recipe: Mapping[str, Any] = field(default_factory=target_recipe)
     num_public_finetune_steps: int = 480
-    num_training_steps: int = 1250
+    num_training_steps: int = 1000
     num_training_processes: int = 2
     num_seen_scored: int = 10
     num_unseen_scored: int = 10
@@ -74,7 +74,7 @@ class QuickstartSettings:
     num_private_lines: int = 2048
     num_parts: int = 4
     num_test_lines: int = 100
-    num_ceilings_at_once: int = 5
+    num_runs_at_once: int = 16
 
 
 def run_quickstart(
@@ -125,7 +125,7 @@ def run_quickstart(
             max_new_tokens=8,
             batch_size=settings.num_test_lines,
             num_workers=num_workers,
-            pack=settings.num_ceilings_at_once,
+            pack=settings.num_runs_at_once,
         )
     )
     seconds = read_seconds(folder) | dict(evaluated.seconds)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from datasets import Dataset
 
 from gradtx_hf.curation import curate
 from gradtx_hf.evaluation import fine_tuning
@@ -39,17 +40,40 @@ def test_runs_of_one_start_and_recipe_go_together_but_not_too_many() -> None:
 
     packs = pack_jobs([*sources, *targets], most_at_once=6)
 
-    assert [len(pack.jobs) for pack in packs] == [6, 1, 2]
+    assert [len(pack.jobs) for pack in packs] == [4, 3, 2]
     assert [item for pack in packs for item in pack.jobs] == [*sources, *targets]
 
 
-def test_private_runs_those_in_parts_and_the_public_one_go_alone() -> None:
+def test_private_runs_and_the_public_one_go_alone() -> None:
     private = [replace(run(n), privacy=PrivacySettings.from_dict(PRIVACY)) for n in (0, 1)]
-    parts = replace(RECIPE_OF_CLIENTS, num_parts=2)
-    in_parts = [replace(run(n), recipe=parts) for n in (2, 3)]
     public = [replace(run(n), samples=None) for n in (4, 5)]
 
-    assert [len(pack.jobs) for pack in pack_jobs([*private, *in_parts, *public], most_at_once=6)] == [1] * 6
+    assert [len(pack.jobs) for pack in pack_jobs([*private, *public], most_at_once=6)] == [1] * 4
+
+
+@pytest.mark.parametrize(("num_parts", "sizes"), [(2, [3, 2]), (3, [2, 2, 1]), (6, [1] * 5), (9, [1] * 5)])
+def test_each_part_counts_as_a_run(num_parts: int, sizes: list[int]) -> None:
+    parts = replace(RECIPE_OF_CLIENTS, num_parts=num_parts)
+    packs = pack_jobs([replace(run(n), recipe=parts) for n in range(5)], most_at_once=6)
+
+    assert [len(pack.jobs) for pack in packs] == sizes
+
+
+def test_the_public_run_reads_as_many_rows_as_it_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = Dataset.from_list([{"prompt": str(n), "completion": "x"} for n in range(1000)])
+    read: list[Dataset] = []
+    monkeypatch.setattr(fine_tuning, "pooled_public_examples", lambda store: rows)
+    monkeypatch.setattr(fine_tuning, "fine_tune_client", lambda init, examples, **options: read.append(examples))
+    monkeypatch.setattr(fine_tuning.UpdateStore, "open", lambda folder: None)
+    job = replace(run(0), samples=None, recipe=replace(RECIPE_OF_CLIENTS, num_steps=5, batch_size=4))
+
+    for seed in (0, 0, 1):
+        perform_fine_tuning(replace(job, seed=seed))
+
+    chosen = [[int(text) for text in examples["prompt"]] for examples in read]
+    assert [len(set(numbers)) for numbers in chosen] == [20] * 3
+    assert chosen[0] == chosen[1] != chosen[2]
+    assert max(chosen[0]) > 500 > min(chosen[0])
 
 
 def test_adapters_that_are_there_are_not_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -63,16 +87,14 @@ def test_adapters_that_are_there_are_not_made_again(tmp_path: Path, monkeypatch:
     assert [pack.jobs for pack in packs] == [(jobs[0], jobs[2]), (jobs[3],)]
 
 
-@pytest.mark.parametrize("side", ["source", "target"])
-def test_an_adapter_of_a_pack_is_the_one_of_its_run_alone(side: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("side", "num_parts"), [("source", 1), ("source", 2), ("target", 1)])
+def test_an_adapter_of_a_pack_is_the_one_of_its_run_alone(side: str, num_parts: int, tmp_path: Path) -> None:
     place = Place(tmp_path, 0)
     store = curate(replace(curation_arguments(TOY.world, place, num_workers=1), num_shadow_sets=1, num_target_runs=0))
     paths = [lines_file(place, "own", rule, 20) for rule in (Rule("reverse", 3), Rule("identity", 1))]
-    init = str(store.folder / f"{side}_init")
+    init, recipe = str(store.folder / f"{side}_init"), replace(RECIPE_OF_CLIENTS, num_parts=num_parts)
     runs = [
-        FineTuningJob(
-            init, (Sample.from_dict({"path": str(path)}),), "", RECIPE_OF_CLIENTS, n, str(tmp_path / f"pack-{n}")
-        )
+        FineTuningJob(init, (Sample.from_dict({"path": str(path)}),), "", recipe, n, str(tmp_path / f"pack-{n}"))
         for n, path in enumerate(paths)
     ]
 

@@ -151,7 +151,9 @@ def test_what_does_not_go_with_noise_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="row_noise is for shadow runs"):
         require_private_recipe(RECIPE)
     with pytest.raises(ConfigurationError, match="row_noise is for shadow runs"):
-        fine_tune_parts(MODEL, START, tokens(1), tokenizer=TOKENIZER, recipe=replace(RECIPE, num_parts=2), seed=0)
+        fine_tune_parts(
+            MODEL, runs((1,)), tokenizer=TOKENIZER, recipe=replace(RECIPE, num_parts=2), scales=START.scales
+        )
     adapted = add_adapter(
         load_language_model(str(source_path()))[0], rank=2, alpha=16, target_modules=["q_proj"], seed=0
     )

@@ -10,6 +10,7 @@ from datasets import Dataset
 from gradtx_hf.errors import ConfigurationError, DataError
 from gradtx_hf.finetuning import (
     FineTuningRecipe,
+    PackedRun,
     adapter_state,
     add_adapter,
     fine_tune,
@@ -31,29 +32,34 @@ def lines(num_lines: int) -> Dataset:
     return Dataset.from_list(make_lines([Rule("reverse", 3)], num_lines, seed="parts"))
 
 
-def test_the_adapter_is_the_mean_of_one_run_on_each_part(tmp_path: Path) -> None:
+def test_each_adapter_is_the_mean_of_one_run_on_each_part(tmp_path: Path) -> None:
     base = save_model(tmp_path / "base", hidden_size=16, num_layers=2, seed=0)
     bare, tokenizer = load_language_model(str(base))
     model = add_adapter(load_language_model(str(base))[0], **ADAPTER)  # type: ignore[arg-type]
     start = Adapter("start", model.peft_config["default"], adapter_state(model))
     tokens = tokenize_examples(lines(24), tokenizer, max_length=32)
 
-    result = fine_tune_parts(bare, start, tokens, tokenizer=tokenizer, recipe=RECIPE, seed=7)
+    clients = [
+        PackedRun(f"client {seed}", start.tensors, rows, seed)
+        for seed, rows in ((7, tokens), (3, tokens.select(range(9))))
+    ]
+    results = fine_tune_parts(bare, clients, tokenizer=tokenizer, recipe=RECIPE, scales=start.scales)
 
-    alone = []
-    for part in range(3):
-        reset_adapter(model, start.tensors)
-        fine_tune(
-            model,
-            tokens.select(range(part, 24, 3)),
-            tokenizer=tokenizer,
-            recipe=replace(RECIPE, num_parts=1),
-            seed=7 + part,
-        )
-        alone.append(adapter_state(model))
-    for name, tensor in result.tensors.items():
-        torch.testing.assert_close(tensor, torch.stack([state[name] for state in alone]).mean(dim=0))
-    assert result.summary.num_steps == 6
+    for client, result in zip(clients, results, strict=True):
+        alone = []
+        for part in range(3):
+            reset_adapter(model, start.tensors)
+            fine_tune(
+                model,
+                client.examples.select(range(part, len(client.examples), 3)),
+                tokenizer=tokenizer,
+                recipe=replace(RECIPE, num_parts=1),
+                seed=client.seed + part,
+            )
+            alone.append(adapter_state(model))
+        for name, tensor in result.tensors.items():
+            torch.testing.assert_close(tensor, torch.stack([state[name] for state in alone]).mean(dim=0))
+        assert result.summary.num_steps == 6
     assert not any(parameter.grad is not None for parameter in bare.parameters())
 
 
@@ -65,7 +71,13 @@ def test_fewer_rows_than_parts_are_refused(tmp_path: Path) -> None:
     tokens = tokenize_examples(lines(2), tokenizer, max_length=32)
 
     with pytest.raises(DataError, match=r"got 2 rows for num_parts=3, expected at least one for each part\."):
-        fine_tune_parts(bare, start, tokens, tokenizer=tokenizer, recipe=RECIPE, seed=7)
+        fine_tune_parts(
+            bare,
+            [PackedRun("the run", start.tensors, tokens, 7)],
+            tokenizer=tokenizer,
+            recipe=RECIPE,
+            scales=start.scales,
+        )
 
 
 def test_one_run_takes_no_parts(tmp_path: Path) -> None:
