@@ -66,7 +66,7 @@ class QuickstartSettings:
     source_recipe: Mapping[str, Any] = field(default_factory=source_recipe)
     target_recipe: Mapping[str, Any] = field(default_factory=target_recipe)
     num_public_finetune_steps: int = 480
-    num_training_steps: int = 1000
+    num_training_steps: int = 1250
     num_training_processes: int = 2
     num_seen_scored: int = 10
     num_unseen_scored: int = 10
