@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-from collections.abc import Mapping
+import signal
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from multiprocessing import forkserver
 from typing import Literal
 
@@ -21,17 +24,29 @@ IMPORTED = ("gradtx_hf.finetuning",)
 
 
 def start_method() -> Literal["forkserver", "spawn"]:
-    """Return how processes are to be started, as ``multiprocessing.get_context`` names it."""
+    """Return how processes are to be started, as ``multiprocessing.get_context`` names it.
+
+    Called early, it lets the libraries be imported for processes that will be started later; it returns at once.
+    """
     if torch.cuda.is_available() or "forkserver" not in multiprocessing.get_all_start_methods():
         return "spawn"
     multiprocessing.set_forkserver_preload(list(IMPORTED))
+    with _without_interrupts():
+        forkserver.ensure_running()
     return "forkserver"
 
 
-def begin_imports() -> None:
-    """Let the libraries be imported for processes that will soon be started; returns at once."""
-    if start_method() == "forkserver":
-        forkserver.ensure_running()
+@contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """Let what is started meanwhile, and what is forked from it, leave Ctrl-C to the process that started it."""
+    if threading.current_thread() is not threading.main_thread():  # which alone may set handlers
+        yield
+        return
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
 
 
 def take_environment(environment: Mapping[str, str]) -> None:

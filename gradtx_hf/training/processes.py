@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import uuid
 from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch.distributed.elastic.multiprocessing import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
@@ -26,6 +28,7 @@ def train_in_processes(values: Mapping[str, Any], *, num_processes: int) -> None
         num_processes: How many processes. The trained weights depend on it, as each draws its own noise.
 
     Raises:
+        KeyboardInterrupt: At Ctrl-C, once the processes have ended.
         GradTxError: If a process failed; its own message is on stderr. The same call goes on from the last checkpoint.
     """
     arguments = TranslatorArguments(**values)  # refused here, in one line, rather than in every process
@@ -45,6 +48,10 @@ def train_in_processes(values: Mapping[str, Any], *, num_processes: int) -> None
     )
     try:
         elastic_launch(config, _train)(dict(values))
+    except SignalException as error:
+        if error.sigval == signal.SIGINT:
+            raise KeyboardInterrupt from error
+        raise
     except ChildFailedError as error:
         raise GradTxError(
             f"the training of '{values['output_dir']}' failed in one of its {num_processes} processes: see the lines "
@@ -53,6 +60,7 @@ def train_in_processes(values: Mapping[str, Any], *, num_processes: int) -> None
 
 
 def _train(values: dict[str, Any]) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # by which the launcher ends it, and without a word
     if not torch.cuda.is_available():
         torch.set_num_threads(1)
         keep_freed_memory()  # this process does nothing but train

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -192,3 +195,32 @@ def test_parameters_without_a_gradient_are_foreseen(
 
     idle = [name for name, parameter in model.named_parameters() if parameter.grad is None]
     assert has_idle_parameters(config) == bool(idle)
+
+
+INTERRUPTED = """
+import json, sys
+from gradtx_hf.training.processes import train_in_processes
+if __name__ == "__main__":
+    try:
+        train_in_processes(json.loads(sys.argv[1]), num_processes=2)
+    except KeyboardInterrupt:
+        print("interrupted")
+"""
+
+
+@pytest.mark.slow
+def test_an_interrupt_ends_all_processes_at_once(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(INTERRUPTED)
+    values = TRAINING | {"store": str(story().store), "output_dir": str(tmp_path / "t"), "max_steps": 1_000_000}
+    command = [sys.executable, str(script), json.dumps(values)]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, start_new_session=True
+    ) as running:
+        begin = time.monotonic()
+        while not list(tmp_path.glob("t-checkpoints/checkpoint-*")) and time.monotonic() < begin + 120:
+            time.sleep(0.2)
+        os.killpg(running.pid, signal.SIGINT)
+        told, _ = running.communicate(timeout=20)  # a launcher whose processes do not end waits for 30 seconds
+    assert told == "interrupted\n"
+    assert not (tmp_path / "t").exists()
