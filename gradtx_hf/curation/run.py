@@ -43,7 +43,7 @@ from gradtx_hf.errors import StoreError
 from gradtx_hf.finetuning import FineTuningRecipe, load_examples
 from gradtx_hf.finetuning.pool import run_jobs
 from gradtx_hf.finetuning.public_data import describe_corpus
-from gradtx_hf.finetuning.worker_processes import start_method
+from gradtx_hf.finetuning.worker_processes import begin_imports
 from gradtx_hf.hub import pin_revision
 from gradtx_hf.playground import local_name
 from gradtx_hf.updates.plan import DTYPE_KEY
@@ -82,7 +82,7 @@ def curate(arguments: CurationArguments) -> UpdateStore:
         import gradtx_hf.curation.farm  # noqa: F401 - an extra; refused now if it is missing
     UpdateStore.require_usable(folder)
     if arguments.num_workers > 1 and arguments.farm is None and not arguments.plan_only:
-        start_method()  # begins imports for worker processes
+        begin_imports()
     if share is not None and not (folder / PLAN_FILE).is_file():
         raise StoreError(
             f"'{folder}' has no plan to take a share of. Make it first: the same gradtx curate command with plan_only: "

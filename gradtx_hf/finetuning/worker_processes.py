@@ -24,16 +24,18 @@ IMPORTED = ("gradtx_hf.finetuning",)
 
 
 def start_method() -> Literal["forkserver", "spawn"]:
-    """Return how processes are to be started, as ``multiprocessing.get_context`` names it.
-
-    Called early, it lets the libraries be imported for processes that will be started later; it returns at once.
-    """
+    """Return how processes are to be started, as ``multiprocessing.get_context`` names it."""
     if torch.cuda.is_available() or "forkserver" not in multiprocessing.get_all_start_methods():
         return "spawn"
     multiprocessing.set_forkserver_preload(list(IMPORTED))
     with _without_interrupts():
         forkserver.ensure_running()
     return "forkserver"
+
+
+def begin_imports() -> None:
+    """Let the libraries be imported for processes that will be started later; returns at once."""
+    start_method()
 
 
 @contextmanager

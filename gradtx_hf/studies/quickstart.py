@@ -22,7 +22,7 @@ from gradtx_hf.evaluation import Report, save_report
 from gradtx_hf.evaluation.arguments import ClientData, EvaluationArguments
 from gradtx_hf.evaluation.run import client_folder_name, evaluate
 from gradtx_hf.evaluation.seconds import read_seconds, timed
-from gradtx_hf.finetuning.worker_processes import start_method
+from gradtx_hf.finetuning.worker_processes import begin_imports
 from gradtx_hf.output import require_new_folder, write_json, write_text
 from gradtx_hf.playground import Rule, RuleSplit, make_lines, source_path, split_rules, target_path
 from gradtx_hf.playground.recipes import source_recipe, target_recipe
@@ -101,7 +101,7 @@ def run_quickstart(
         OutputExistsError: If the folder holds something else.
     """
     settings = settings or QuickstartSettings()
-    start_method()  # begins imports for worker processes
+    begin_imports()
     folder = _claim(Path(output_dir), settings, seed=seed)
     rules = split_rules("full", seed=seed)
     rules = replace(rules, seen=rules.seen[: settings.num_public_rules])
@@ -225,9 +225,9 @@ def training_arguments(folder: Path, settings: QuickstartSettings, *, seed: int)
         "per_device_train_batch_size": BATCH_SIZE // settings.num_training_processes,
         "num_target_runs": settings.num_target_runs,
         "eval_strategy": "steps",
-        "eval_steps": max(1, num_steps // 2),
+        "eval_steps": max(1, num_steps // 4),
         "save_strategy": "steps",
-        "save_steps": max(1, num_steps // 2),
+        "save_steps": max(1, num_steps // 4),
         "seed": seed,
         "use_cpu": True,
     }
