@@ -22,6 +22,7 @@ from transformers.pytorch_utils import Conv1D
 
 from gradtx_hf.errors import LayoutError
 from gradtx_hf.lora.adapter_dropout import AdapterDropout
+from gradtx_hf.lora.last_layer import WORTH_IT, computed_at, last_feed_forward
 
 
 IGNORED = -100
@@ -55,25 +56,30 @@ class AdapterStack:
         self._dropout = dropout
         self._factors: Mapping[str, Tensor] = {}
         self._keeps_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
+        self._last_block = last_feed_forward(model) if self._keeps_logits else None
+        self._last_positions: Tensor | None = None
 
     @contextmanager
-    def placed(self, factors: Mapping[str, Tensor]) -> Iterator[nn.Module]:
+    def placed(self, factors: Mapping[str, Tensor], *, last_positions: Tensor | None = None) -> Iterator[nn.Module]:
         """Adapt the model for the length of a ``with`` block.
 
         Args:
             factors: ``<module path>.lora_A`` ``[K, r, in]`` and ``.lora_B`` ``[K, out, r]``, for an embedding
                 ``.lora_embedding_A`` ``[K, r, V]`` and ``.lora_embedding_B`` ``[K, out, r]``, or ``.weight``, K times
                 the shape of a linear layer's weight, which take no dropout; of every module.
+            last_positions: Positions that the last layer's feed-forward block is computed at; None: all.
 
         Raises:
             LayoutError: If factors are missing, or not all of one K.
         """
         num_adapters = _num_adapters(factors)
-        self._factors = factors
+        self._factors, self._last_positions = factors, last_positions
         with ExitStack() as hooks:
             for path, module in self._modules.items():
                 handle = module.register_forward_hook(self._hook(path, module, factors, num_adapters))
                 hooks.callback(handle.remove)
+            if self._last_block is not None and last_positions is not None:
+                hooks.enter_context(computed_at(self._last_block, last_positions))
             yield self.model
 
     def _hook(
@@ -111,7 +117,10 @@ class AdapterStack:
         self.model.activation_checkpointing_enable(  # type: ignore[operator]  # a PreTrainedModel
             activation_checkpointing_kwargs={
                 "use_reentrant": False,
-                "context_fn": lambda: (nullcontext(), self.placed(self._factors)),
+                "context_fn": lambda: (
+                    nullcontext(),
+                    self.placed(self._factors, last_positions=self._last_positions),
+                ),
             }
         )
 
@@ -132,14 +141,15 @@ class AdapterStack:
         options: dict[str, Any] = {"input_ids": input_ids, "attention_mask": attention_mask, "use_cache": False}
         num_adapters = _num_adapters(factors)
         following = labels[:, 1:]  # what position t predicts
-        kept = None
+        kept = last_positions = None
         if self._keeps_logits:  # logits only where some row has a label: a large vocabulary is the dearest layer
             kept = (following != IGNORED).any(dim=0).nonzero().squeeze(1)
             options["logits_to_keep"] = kept
             following = following[:, kept]
+            last_positions = kept if len(kept) <= WORTH_IT * input_ids.shape[1] else None
         if self._dropout is not None:
             self._dropout.begin((len(input_ids) // num_adapters, input_ids.shape[1]), kept=kept)
-        with self.placed(factors) as model:
+        with self.placed(factors, last_positions=last_positions) as model:
             logits: Tensor = model(**options).logits
         if not self._keeps_logits:
             logits = logits[:, :-1]
